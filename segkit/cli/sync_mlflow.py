@@ -1,0 +1,79 @@
+"""`python scripts/sync_mlflow.py`: send to MLflow what is still waiting in run folders."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ATTEMPTS = 3
+"""Tries a folder, a second apart: enough for a locked database, short for a server that is down."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when everything found has been delivered, 1 when something has not, 2 for wrong input."""
+    parser = argparse.ArgumentParser(
+        prog="sync_mlflow.py",
+        description="Send to MLflow what is still waiting in run folders. Each run goes where its tracker.uri said; "
+        "what has arrived already is not sent again. Runs that are still going on are left alone.",
+        epilog="Exit code: 0 everything delivered, 1 something not delivered, 2 wrong input.",
+    )
+    parser.add_argument(
+        "folders", nargs="*", type=Path, default=[Path("outputs")], help="run folders, or folders above them (outputs)"
+    )
+    folders: list[Path] = parser.parse_args(arguments).folders
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        print(f"no such folder: {', '.join(missing)}; give run folders or folders above them", file=sys.stderr)
+        return 2
+    results = {folder: _sync(folder) for folder in _run_folders(folders)}
+    _print_table(results)
+    return 1 if any(outcome == "not delivered" for outcome, _ in results.values()) else 0
+
+
+def _run_folders(folders: Sequence[Path]) -> list[Path]:
+    from segkit.tracking.run_folder import RUN_INFO
+
+    return sorted({record.parent for folder in folders for record in folder.rglob(RUN_INFO)})
+
+
+def _sync(folder: Path) -> tuple[str, str]:
+    """Outcome and detail for one run folder."""
+    from segkit.tracking.delivery import deliver
+    from segkit.tracking.run_folder import close_if_killed, held_alone, is_delivered, load_progress
+
+    with held_alone(folder) as alone:
+        if not alone:
+            return "running", "left to the run itself"
+        record = close_if_killed(folder)
+        if record is None:
+            return "not delivered", "run_info.json cannot be read"
+        progress = load_progress(folder)
+        if progress is not None and is_delivered(folder, record, progress):
+            return "complete", progress.run_id or ""
+        for attempt in range(ATTEMPTS):
+            try:
+                return "delivered", deliver(folder).run_id or ""
+            except Exception as error:  # whatever it is, the other folders still have their turn
+                reason = f"{record.destination.uri}: {error}"
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(1)
+        return "not delivered", reason
+
+
+def _print_table(results: dict[Path, tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not results:
+        console.print("no runs recorded with tracker=mlflow here")
+        return
+    table = Table("run folder", "outcome", "MLflow run or reason")
+    styles = {"not delivered": "bold red", "delivered": "green"}
+    for folder, (outcome, detail) in results.items():
+        table.add_row(str(folder), Text(outcome, styles.get(outcome, "")), Text(detail))
+    console.print(table)

@@ -1,0 +1,269 @@
+"""Bring MLflow level with a run folder: the same step during a run, at its end, and long after it.
+
+Everything is read from the folder, and what has arrived is written back to it after each call to MLflow, so
+delivery may be cut off anywhere and taken up again by another process. What is sent twice because an answer
+was lost lands on itself: metrics carry their record's own time, artifacts and tags replace, and the run is
+found again by its key.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import filelock
+
+from segkit.tracking import names
+from segkit.tracking.run_folder import (
+    ARTIFACTS,
+    METRICS,
+    RUNNING,
+    Destination,
+    Progress,
+    RunRecord,
+    is_number,
+    load_progress,
+    load_record,
+    records_from,
+    save_progress,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+Item = TypeVar("Item")
+
+MAX_METRICS = 1000
+MAX_PARAMS = 25
+"""MLflow takes 100 params a call but only 1 MB: 25 of 6,000 characters fit even when each is escaped."""
+
+STATUS = {
+    "completed": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+    "terminated": "KILLED",
+    "killed": "KILLED",
+}
+
+NOT_A_METRIC = {"kind", "split", "step", "epoch", "time"}
+
+ENVIRONMENT = {
+    # Delivery has its own retries; MLflow's default is to try one call for four minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Defaults for MLflow's own settings; what the user has set in the environment stands."""
+
+
+def deliver(folder: Path) -> Progress:
+    """Send what `folder` holds and MLflow has not; gives the progress made, which is also in tracking.json.
+
+    Raises whatever MLflow raises when it cannot be reached or refuses; calling again goes on from there.
+    """
+    record = load_record(folder)
+    if record is None:
+        raise FileNotFoundError(f"{folder} holds no readable run_info.json: not a run recorded with tracker=mlflow")
+    delivery = _Delivery(folder, record)
+    delivery.find_or_create_run()
+    delivery.describe()
+    delivery.send_metrics()
+    try:
+        delivery.send_artifacts()
+    finally:  # an artifact that the server refuses must not leave the run shown as running for ever
+        delivery.send_status()
+    return delivery.progress
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite URI; None for any other store."""
+    scheme, _, rest = uri.partition("://")
+    if scheme.partition("+")[0] != "sqlite":
+        return None
+    return Path(rest.removeprefix("/").partition("?")[0])
+
+
+@functools.cache
+def _connect(destination: Destination) -> tuple[MlflowClient, str]:
+    """A client and the id of the experiment, which is made if need be."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # they announce every table of a fresh store
+        logging.getLogger(name).setLevel(logging.WARNING)
+    client = MlflowClient(tracking_uri=destination.uri)
+    file = sqlite_file(destination.uri)
+    if file is None:
+        return client, _experiment_id(client, destination)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Processes that open a fresh SQLite store at the same moment trip over each other's schema migration.
+    with filelock.FileLock(file.with_name(f".{file.name}.lock")):
+        return client, _experiment_id(client, destination)
+
+
+def _experiment_id(client: MlflowClient, destination: Destination) -> str:
+    experiment = client.get_experiment_by_name(destination.experiment)
+    if experiment is not None:
+        return experiment.experiment_id
+    return client.create_experiment(destination.experiment, destination.artifact_location)
+
+
+class _Delivery:
+    """One pass over one folder."""
+
+    def __init__(self, folder: Path, record: RunRecord) -> None:
+        self.folder = folder
+        self.record = record
+        self.progress = _progress_towards(record.destination, folder)
+        self.client, self.experiment_id = _connect(record.destination)
+
+    @property
+    def run_id(self) -> str:
+        assert self.progress.run_id is not None
+        return self.progress.run_id
+
+    def save(self) -> None:
+        save_progress(self.folder, self.progress)
+
+    def find_or_create_run(self) -> None:
+        if self.progress.run_id is not None:
+            return
+        if self.progress.creating:  # asked for before, and the answer never came
+            found = self.client.search_runs([self.experiment_id], f"tags.segkit_key = '{self.progress.key}'")
+            if found:
+                self.progress.run_id = found[0].info.run_id
+                self.save()
+                return
+        self.progress.creating = True
+        self.save()
+        run = self.client.create_run(
+            self.experiment_id,
+            start_time=_milliseconds(self.record.started),
+            tags={"segkit_key": self.progress.key},
+            run_name=self.record.name,
+        )
+        self.progress.run_id = run.info.run_id
+        self.save()
+
+    def describe(self) -> None:
+        """Send params and tags, again after a resume with other ones.
+
+        MLflow never changes a param: those that differ are listed in a tag, and config/params.json is new.
+        """
+        from mlflow.entities import Param, RunTag
+
+        if self.progress.described == self.record.digest():
+            return
+        params = names.as_params(self.record.params)
+        sent = self.client.get_run(self.run_id).data.params
+        changed = [f"{key}: {sent[key]} -> {value}" for key, value in params.items() if sent.get(key, value) != value]
+        tags = dict(self.record.tags)
+        if changed:
+            tags["changed_on_resume"] = "; ".join(changed)
+        new = [Param(key, value) for key, value in params.items() if key not in sent]
+        for batch in _batches(iter(new), MAX_PARAMS):
+            self.client.log_batch(self.run_id, params=batch)
+        all_tags = [RunTag(key, value) for key, value in names.as_tags(tags).items()]
+        for batch in _batches(iter(all_tags), MAX_PARAMS):
+            self.client.log_batch(self.run_id, tags=batch)
+        self.client.log_dict(self.run_id, self.record.params, "config/params.json")
+        self.progress.described = self.record.digest()
+        self.save()
+
+    def send_metrics(self) -> None:
+        waiting: list[Metric] = []
+        for row, offset in records_from(self.folder / METRICS, self.progress.metrics_offset):
+            metrics = self._new_metrics(row)
+            if len(waiting) + len(metrics) > MAX_METRICS:
+                self._send_batch(waiting)
+                waiting = []
+            waiting += metrics
+            self.progress.metrics_offset = offset
+        self._send_batch(waiting)
+
+    def _send_batch(self, metrics: list[Metric]) -> None:
+        for batch in _batches(iter(metrics), MAX_METRICS):
+            self.client.log_batch(self.run_id, metrics=batch, synchronous=True)
+        self.save()
+
+    def _new_metrics(self, row: dict[str, Any]) -> list[Metric]:
+        """The metrics of one line of metrics.jsonl; none for a step that was delivered before a resume."""
+        from mlflow.entities import Metric
+
+        source = row.get("split") if row.get("kind") == "eval" else row.get("kind")
+        step, seconds = row.get("step"), row.get("time")
+        if not isinstance(source, str) or not isinstance(step, int) or not is_number(seconds):
+            return []
+        if step <= self.progress.last_step.get(source, -1):
+            return []
+        self.progress.last_step[source] = step
+        keys = tuple(key for key, value in row.items() if key not in NOT_A_METRIC and is_number(value))
+        named = [(name, row[key]) for key, name in _metric_names(source, keys).items()]
+        if source == "train" and is_number(row.get("epoch")):
+            named.append(("epoch", row["epoch"]))
+        return [Metric(name, float(value), _milliseconds(seconds), step) for name, value in named]
+
+    def send_artifacts(self) -> None:
+        rows = [
+            (Path(str(row["path"])), str(row.get("artifact_path") or ""), offset)
+            for row, offset in records_from(self.folder / ARTIFACTS, self.progress.artifacts_offset)
+            if "path" in row
+        ]
+        newest = {(path, target): offset for path, target, offset in rows}
+        for path, target, offset in rows:
+            if newest[path, target] == offset and self._is_wanted(path):
+                self.client.log_artifact(self.run_id, str(self.folder / path), target or None)
+            self.progress.artifacts_offset = offset
+            self.save()
+
+    def _is_wanted(self, path: Path) -> bool:
+        # A line of the list is data: it may not reach for files outside the run folder.
+        inside = not path.is_absolute() and ".." not in path.parts
+        checkpoint = path.parts[0] == "checkpoints"
+        return inside and (self.record.destination.log_checkpoint or not checkpoint) and (self.folder / path).exists()
+
+    def send_status(self) -> None:
+        if self.progress.status == self.record.status:
+            return
+        if self.record.status == RUNNING:
+            self.client.update_run(self.run_id, status="RUNNING")
+        else:
+            ended = _milliseconds(self.record.ended or time.time())
+            self.client.set_terminated(self.run_id, STATUS[self.record.status], end_time=ended)
+        self.progress.status = self.record.status
+        self.save()
+
+
+def _progress_towards(destination: Destination, folder: Path) -> Progress:
+    """The folder's progress if it is about this destination, else a fresh one."""
+    progress = load_progress(folder)
+    here = (destination.uri, destination.experiment)
+    if progress is not None and (progress.uri, progress.experiment) == here:
+        return progress
+    return Progress(*here, key=uuid.uuid4().hex)
+
+
+@functools.lru_cache(maxsize=64)
+def _metric_names(source: str, keys: tuple[str, ...]) -> dict[str, str]:
+    accepted = names.sanitised(f"{source}/{key}" for key in keys)
+    return {key: accepted[f"{source}/{key}"] for key in keys}
+
+
+def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
