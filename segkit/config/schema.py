@@ -1,0 +1,154 @@
+"""Typed settings of what the engine itself reads; nodes with a `_target_` have their constructor as schema.
+
+The composed config is checked against these dataclasses before anything heavy is imported: unknown keys,
+wrong types and values out of range are the user's to mend, and every one of them is named in one message.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from segkit.config.errors import ConfigError, describe
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CheckpointSettings(Settings):
+    """When the run is saved, and what is kept: the newest two, and the `keep_top` best by `monitor`."""
+
+    every_steps: Positive | None
+    every_epochs: Annotated[float, Field(gt=0)] | None
+    monitor: str
+    mode: Literal["max", "min"]
+    keep_top: Positive
+
+
+class EvaluateSettings(Settings):
+    every_steps: Positive | None
+    every_epochs: Annotated[float, Field(gt=0)] | None
+    batch_size: Positive
+    loss: bool
+    panel_samples: NotNegative
+
+
+class EarlyStoppingSettings(Settings):
+    """Stop after `patience` evaluations in a row without the monitored score gaining `min_delta`; null is never."""
+
+    patience: Positive | None
+    min_delta: Annotated[float, Field(ge=0)]
+
+
+class EmaSettings(Settings):
+    """Exponential moving average of the weights, used for evaluation and export; null is none."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] | None
+
+
+class ParameterGroupSettings(Settings):
+    backbone_lr_factor: Annotated[float, Field(ge=0)]
+    decay_norm_and_bias: bool
+
+
+class TrainerSettings(Settings):
+    strategy: dict[str, Any]
+    device: str
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    deterministic: bool
+    channels_last: bool
+    max_epochs: Positive | None
+    max_steps: Positive | None
+    batch_size: Positive
+    accumulate: Positive
+    clip_norm: Annotated[float, Field(gt=0)] | None
+    num_workers: NotNegative
+    num_threads: Positive | None
+    parameter_groups: ParameterGroupSettings
+    ema: EmaSettings
+    evaluate: EvaluateSettings
+    checkpoint: CheckpointSettings
+    early_stopping: EarlyStoppingSettings
+    log_sample_ids: bool
+    progress: Literal["auto", "live", "plain", "off"]
+
+    @model_validator(mode="after")
+    def has_an_end(self) -> TrainerSettings:
+        if self.max_epochs is None and self.max_steps is None:
+            raise ValueError("max_epochs and max_steps are both null; give at least one")
+        return self
+
+
+class MetricSettings(Settings):
+    """One more torchmetrics metric: its own node, the splits it is computed on, and if the display shows it."""
+
+    metric: dict[str, Any]
+    splits: tuple[Literal["val", "test"], ...] = ("val", "test")
+    progress: bool = False
+    input: Literal["labels", "probabilities"] = "labels"
+
+
+class RootSettings(Settings):
+    """The top level of a training config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    resume: str | None
+    dataset: dict[str, Any]
+    transform: dict[str, Any]
+    model: dict[str, Any]
+    backbone: dict[str, Any] | None = None
+    loss: dict[str, Any]
+    metrics: dict[str, MetricSettings]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    trainer: TrainerSettings
+    predictor: dict[str, Any]
+    tracker: dict[str, Any]
+    paths: dict[str, str]
+
+
+class EvaluateScriptSettings(Settings):
+    """The top level of `scripts/evaluate.py`."""
+
+    run: str
+    split: Literal["train", "val", "test"]
+    dataset: dict[str, Any]
+    predictor: dict[str, Any] | None
+    device: str
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None
+    batch_size: Positive | None
+    num_workers: NotNegative
+    trust: tuple[str, ...]
+    output: str | None
+    paths: dict[str, str]
+
+
+class PredictScriptSettings(Settings):
+    """The top level of `scripts/predict.py`."""
+
+    run: str
+    input: str
+    output: str
+    predictor: dict[str, Any] | None
+    device: str
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None
+    overlay_opacity: Annotated[float, Field(ge=0, le=1)]
+    trust: tuple[str, ...]
+    paths: dict[str, str]
+
+
+def checked(settings: type[SettingsT], values: dict[str, Any]) -> SettingsT:
+    """`values` as `settings`. Raises ConfigError naming every key at fault, what was found and what is allowed."""
+    try:
+        return TypeAdapter(settings).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(describe(error, settings)) from None

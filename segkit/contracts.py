@@ -1,0 +1,256 @@
+"""What the parts of segkit hand to each other. Imports nothing from segkit; everything else may import it.
+
+Shape suffixes: B batch, C classes or channels, H W full-size pixels, h w pixels at a head's own stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class UserError(ValueError):
+    """The user's input is at fault: a config key, a data file, a checkpoint offered.
+
+    The command line turns it into one message on stderr and exit code 2. The message names the key or
+    the file, what was found, and what is allowed.
+    """
+
+
+class DataError(UserError):
+    """A data file is at fault, whenever that comes to light: at the check before the first step or in mid-run."""
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a data set: what the ids 0..num_classes-1 mean, and which id is left out.
+
+    Attributes:
+        names: one name a class, in the order of the ids.
+        colors: one RGB colour a class, each channel in 0..255.
+        ignore_index: the mask id that takes no part in losses and metrics; never a class id.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 2:
+            raise UserError(f"dataset.class_names has {len(self.names)} entries; segmentation needs at least 2")
+        if len(set(self.names)) != len(self.names):
+            repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise UserError(f"dataset.class_names repeats {', '.join(repeated)}; every class needs its own name")
+        if len(self.colors) != len(self.names):
+            raise UserError(f"dataset.colors has {len(self.colors)} entries for {len(self.names)} classes")
+        if 0 <= self.ignore_index < len(self.names):
+            raise UserError(
+                f"dataset.ignore_index={self.ignore_index} is the id of class {self.names[self.ignore_index]!r}; "
+                f"allowed: a negative id or one of at least {len(self.names)}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded image with its mask, before or after augmentation.
+
+    Attributes:
+        image: (H, W, C) uint8 RGB as decoded, or float32 for inputs that are not 8-bit.
+        mask: (H, W) uint8, or int32 where ids exceed 255; class ids and the ignore id only.
+        id: what a person calls the sample: a path relative to the data set's root, or a generated name.
+    """
+
+    image: NDArray[Any]
+    mask: NDArray[Any]
+    id: str
+
+
+@runtime_checkable
+class SampleSource(Protocol):
+    """One split of a data set: a fixed sequence of samples, each read on its own and the same every time."""
+
+    labels: LabelSpace
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Sample:
+        """Sample number `index`. Raises DataError naming the file when it cannot be used."""
+        ...
+
+    def check(self) -> None:
+        """Raise DataError listing every offending file (up to a limit). Called once before the first step."""
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """What names this data for the record: root, split, number of samples, and a digest of the file list."""
+        ...
+
+
+class Transform(Protocol):
+    """Augmentation as a pure function of the sample and a seed."""
+
+    def __call__(self, sample: Sample, seed: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one size, as small integers: a quarter to a fifth of the bytes of floats and int64 ids.
+
+    Attributes:
+        images: (B, C, H, W) uint8 RGB as decoded (float32 for inputs that are not 8-bit).
+        mask: (B, H, W) uint8, or int32 where ids exceed 255.
+        ids: B sample ids.
+    """
+
+    images: Tensor
+    mask: Tensor
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        return Batch(
+            self.images.to(device, non_blocking=non_blocking),
+            self.mask.to(device, non_blocking=non_blocking),
+            self.ids,
+        )
+
+    def pin_memory(self) -> Batch:
+        return Batch(self.images.pin_memory(), self.mask.pin_memory(), self.ids)
+
+
+@dataclass
+class Prediction:
+    """What a model, or a predictor wrapped around one, says of a batch of images.
+
+    Attributes:
+        logits: (B, C, h, w) at the head's own stride; predictors that merge views may give full size.
+        auxiliary: the same from each auxiliary head, by name; empty in evaluation mode.
+    """
+
+    logits: Tensor
+    auxiliary: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (B, C, H, W) at `size` = (H, W), bilinear with pixel areas aligned (align_corners=False).
+
+    The one place where logits change size, so that training, evaluation and export agree.
+    """
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=(int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
+
+
+@dataclass
+class LossTerms:
+    """A loss: `total` (scalar, with gradient) and its named detached `parts`, which are what the log shows."""
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+class Loss(Protocol):
+    """Logits at the head's stride with the full-size mask, to a LossTerms. Ignored pixels count for nothing."""
+
+    def __call__(self, prediction: Prediction, mask: Tensor) -> LossTerms: ...
+
+
+class Predictor(Protocol):
+    """Images (B, C, H, W) as in `Batch` to a Prediction. A model is one; wrappers take another and are one."""
+
+    def __call__(self, images: Tensor) -> Prediction: ...
+
+
+class Schedule(Protocol):
+    """A learning-rate schedule stepped once after every optimizer step."""
+
+    def step(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class Metric(Protocol):
+    """Accumulates over an evaluation and gives named scores; built once, reset before each evaluation."""
+
+    def reset(self) -> None: ...
+
+    def update(self, logits: Tensor, mask: Tensor) -> None:
+        """Take logits (B, C, H, W) at the mask's size and mask (B, H, W)."""
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """Scores by name; NaN where undefined."""
+        ...
+
+
+class TrainingData(Protocol):
+    """Micro-batches of training data as a function of position, so that a resume starts anywhere."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over the data."""
+        ...
+
+    def batches(self, start_step: int) -> Iterator[list[Batch]]:
+        """The micro-batches of each optimizer step from `start_step` on, across epochs, without end."""
+        ...
+
+
+class EvaluationData(Protocol):
+    """One pass over a split at the samples' own sizes."""
+
+    split: str
+    labels: LabelSpace
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a tracker is told of a run at its start.
+
+    Attributes:
+        name: a short name a person recognises.
+        params: the composed config, flattened to dotted keys.
+        tags: group choices, git state, data identity, versions.
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+class Tracker(Protocol):
+    """A recorder beside the run folder. It must never raise into the run nor hold it up beyond its bound."""
+
+    def start(self, info: RunInfo) -> None: ...
+
+    def notify(self) -> None:
+        """metrics.jsonl or the artifact list of the run folder has grown."""
+        ...
+
+    def finish(self, status: str) -> None:
+        """Deliver what is left, within a bounded time. `status`: completed, failed, interrupted or terminated."""
+        ...
+
+    @property
+    def run_id(self) -> str | None: ...

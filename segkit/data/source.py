@@ -1,0 +1,106 @@
+"""What every data set has in common: its label space, the statistics of its images, and its crop size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from segkit.contracts import LabelSpace, Sample, UserError
+
+Split = Literal["train", "val", "test"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Source:
+    """One split of a data set. A subclass gives `__len__`, `read` and `identity`, and `check` where there is any.
+
+    The rest of the config interpolates these keys, so that each stands once, here.
+
+    Args:
+        split: the split to read.
+        num_classes: number of classes; the ids in masks are 0..num_classes-1.
+        ignore_index: the mask id that takes no part in losses and metrics.
+        class_names: one name a class; None: class_0, class_1, ...
+        colors: one RGB colour a class, 0..255; None: the palette of Pascal VOC, continued.
+        mean: of each image channel, in 0..1.
+        std: of each image channel, in 0..1.
+        in_channels: number of image channels.
+        crop_size: edge of a training sample in pixels, or (height, width).
+    """
+
+    def __init__(
+        self,
+        *,
+        split: Split,
+        num_classes: int,
+        ignore_index: int = 255,
+        class_names: Sequence[str] | None = None,
+        colors: Sequence[Sequence[int]] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        in_channels: int = 3,
+        crop_size: int | Sequence[int] = 256,
+    ) -> None:
+        for key, values in (("mean", mean), ("std", std)):
+            if len(values) != in_channels:
+                raise UserError(f"dataset.{key} has {len(values)} values for dataset.in_channels={in_channels}")
+        if min(std) <= 0:
+            raise UserError(f"dataset.std={list(std)}; allowed: numbers above 0")
+        if class_names is not None and len(class_names) != num_classes:
+            raise UserError(f"dataset.class_names has {len(class_names)} names for dataset.num_classes={num_classes}")
+        height_width(crop_size, "dataset.crop_size")
+        names = class_names if class_names is not None else [f"class_{index}" for index in range(num_classes)]
+        chosen = [_rgb(color) for color in colors] if colors is not None else palette(num_classes)
+        self.split: Split = split
+        self.labels = LabelSpace(tuple(names), tuple(chosen), ignore_index)
+
+    @property
+    def mask_dtype(self) -> type[np.uint8] | type[np.int32]:
+        """The type of every mask of this data set: uint8 if it holds all ids, else int32."""
+        fits = self.labels.num_classes <= 256 and 0 <= self.labels.ignore_index <= 255
+        return np.uint8 if fits else np.int32
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self, index: int) -> Sample:
+        """Sample number `index`, the same every time. Raises DataError naming a file that cannot be used."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise DataError listing the offending files, up to a limit. Called once before the first step."""
+
+    def identity(self) -> Mapping[str, str]:
+        """What names this data for the record: root, split, number of samples, and a digest."""
+        raise NotImplementedError
+
+
+def height_width(size: int | Sequence[int], key: str) -> tuple[int, int]:
+    """`size`, one edge length or (height, width), as (height, width) in pixels. Raises UserError naming `key`."""
+    edges = (size, size) if isinstance(size, int) else tuple(size)
+    if len(edges) != 2 or min(edges) < 1:
+        raise UserError(f"{key}={size}; allowed: one edge length in pixels, or [height, width], each at least 1")
+    return edges[0], edges[1]
+
+
+def palette(num_colors: int) -> list[tuple[int, int, int]]:
+    """Distinct RGB colours, black first: Pascal VOC's, where neighbours differ in the highest bits.
+
+    Every third bit of the id goes to one channel, the lowest bits of the id to the highest of the colour.
+    """
+    colors: list[tuple[int, int, int]] = []
+    for index in range(num_colors):
+        red, green, blue = (
+            sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)
+        )
+        colors.append((red, green, blue))
+    return colors
+
+
+def _rgb(color: Sequence[int]) -> tuple[int, int, int]:
+    if len(color) != 3 or min(color) < 0 or max(color) > 255:
+        raise UserError(f"dataset.colors has {list(color)}; allowed: three whole numbers in 0..255")
+    return color[0], color[1], color[2]

@@ -1,0 +1,151 @@
+"""timm models as backbones: one contract for their levels, whatever the family and the image size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from typing import Any, Literal, NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segkit.contracts import UserError
+from segkit.models.timm_source import build
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """One level of a backbone.
+
+    Attributes:
+        channels: of its map.
+        reduction: image pixels per map pixel, along each side.
+        level: the reduction without dilation, which is how heads name levels: at output stride 8 the third
+            and fourth stage of a ResNet both have reduction 8, but stay levels 16 and 32.
+    """
+
+    channels: int
+    reduction: int
+    level: int
+
+
+def pick(features: Sequence[FeatureInfo], level: int) -> int:
+    """Index of the deepest feature of that level. Raises UserError if the backbone has none."""
+    indices = [index for index, feature in enumerate(features) if feature.level == level]
+    if not indices:
+        found = ", ".join(str(feature.level) for feature in features)
+        raise UserError(
+            f"model.head needs a backbone level of reduction {level}; this backbone has {found}. "
+            "Choose a hierarchical backbone such as resnet50, convnext_tiny or swin_tiny"
+        )
+    return indices[-1]
+
+
+class TimmBackbone(nn.Module):
+    """Maps (B, C, ceil(H / reduction), ceil(W / reduction)), one for each of `features`, of images (B, C, H, W).
+
+    Any image size works: images are padded at the bottom and right as far as the model needs it, and the
+    maps are cropped, so that a map lies over the image in the same way for every model.
+
+    Args:
+        name: as timm knows it, with or without a weights tag: `resnet50`, `resnet50.a1_in1k`.
+        pretrained: fetch timm's weights, unless they are cached.
+        weights: local file of weights in timm's format, .safetensors or a torch.save'd state dict.
+        in_channels: of the images; pretrained weights adapt to it.
+        output_stride: dilate the last stages to this reduction; None: as the model is.
+        options: further arguments of `timm.create_model`, such as `drop_path_rate` or `img_size`.
+        frozen: no parameter trains and the model stays in evaluation mode, batch norm included.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = False,
+        weights: str | None = None,
+        in_channels: int = 3,
+        *,
+        output_stride: Literal[8, 16, 32] | None = None,
+        options: Mapping[str, Any] | None = None,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        extra = dict(options or {}, in_chans=in_channels, features_only=True)
+        if output_stride is not None:
+            extra["output_stride"] = output_stride
+        make = partial(timm.create_model, name, **extra)
+        self.net = build(name, make, pretrained=pretrained, weights=weights)
+        self.features = _feature_infos(self.net, dilated=output_stride is not None)
+        self.sizing = _find_sizing(self.net, self.features, in_channels)
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        height, width = images.shape[-2:]
+        maps = _maps(self.net, F.pad(images, self.sizing.padding(height, width)))
+        return [
+            features[:, :, : ceil(height / info.reduction), : ceil(width / info.reduction)]
+            for features, info in zip(maps, self.features, strict=True)
+        ]
+
+
+class Sizing(NamedTuple):
+    """The image sizes a model takes: multiples of `multiple`, or only the size `fixed` = (H, W)."""
+
+    multiple: int = 1
+    fixed: tuple[int, int] | None = None
+
+    def padding(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """What to add to an image, as `F.pad` takes it. Raises UserError if the image is too large."""
+        if self.fixed is None:
+            return 0, -width % self.multiple, 0, -height % self.multiple
+        down, right = self.fixed[0] - height, self.fixed[1] - width
+        if min(down, right) < 0:
+            raise UserError(
+                f"an image of {height} x {width} pixels is larger than the {self.fixed[0]} x {self.fixed[1]} this "
+                "backbone is made for; set backbone.options.img_size, or choose one that takes any size"
+            )
+        return 0, right, 0, down
+
+
+def _maps(net: nn.Module, images: Tensor) -> list[Tensor]:
+    maps = net(images)
+    if getattr(net, "output_fmt", "NCHW") == "NHWC":
+        return [features.permute(0, 3, 1, 2) for features in maps]
+    return maps
+
+
+def _feature_infos(net: nn.Module, *, dilated: bool) -> tuple[FeatureInfo, ...]:
+    infos: list[FeatureInfo] = []
+    for channels, reduction in zip(net.feature_info.channels(), net.feature_info.reduction(), strict=True):
+        repeats = dilated and infos and reduction == infos[-1].reduction
+        infos.append(FeatureInfo(channels, reduction, 2 * infos[-1].level if repeats else reduction))
+    return tuple(infos)
+
+
+@torch.no_grad()
+def _find_sizing(net: nn.Module, features: Sequence[FeatureInfo], in_channels: int) -> Sizing:
+    """The least padding with which the model takes an image of one row and gives whole maps, by trying."""
+    net.eval()
+    multiple = max(feature.level for feature in features)
+    height, width = 1, multiple + 1
+    for sizing in (Sizing(), Sizing(multiple)):
+        padded = F.pad(torch.zeros(1, in_channels, height, width), sizing.padding(height, width))
+        try:
+            maps = _maps(net, padded)
+        except (RuntimeError, AssertionError, ValueError):
+            continue
+        expected = [(ceil(height / info.reduction), ceil(width / info.reduction)) for info in features]
+        found = [features.shape[-2:] for features in maps]
+        if all(h <= a and w <= b for (h, w), (a, b) in zip(expected, found, strict=True)):
+            return sizing
+    return Sizing(fixed=tuple(net.pretrained_cfg["input_size"][-2:]))

@@ -1,0 +1,79 @@
+"""The DeepLabV3+ head: atrous spatial pyramid pooling and a decoder with one skip.
+
+Shape suffixes: B batch, C channels, h w pixels at the low level's stride (4), p q pixels of the deepest level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segkit.models.backbone import FeatureInfo, pick
+from segkit.models.heads.layers import conv_norm_relu, initialize
+
+
+class ASPP(nn.Module):
+    """(B, C, p, q) to (B, out_channels, p, q): the same map seen at several dilation rates and as a whole.
+
+    Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation" (arXiv 1706.05587), section 3.3.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, rates: Sequence[int]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([conv_norm_relu(in_channels, out_channels, 1)])
+        self.branches.extend(conv_norm_relu(in_channels, out_channels, 3, dilation=rate) for rate in rates)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm_relu(in_channels, out_channels, 1))
+        self.project = conv_norm_relu((len(rates) + 2) * out_channels, out_channels, 1)
+
+    def forward(self, map_BCpq: Tensor) -> Tensor:
+        views = [branch(map_BCpq) for branch in self.branches]
+        views.append(self.pooled(map_BCpq).expand(-1, -1, *map_BCpq.shape[-2:]))
+        return self.project(torch.cat(views, dim=1))
+
+
+class DeepLabV3PlusHead(nn.Module):
+    """Logits (B, num_classes, h, w) at stride 4.
+
+    Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation"
+    (arXiv 1802.02611), section 3.1 and figure 2, with plain 3x3 convolutions in place of separable ones.
+
+    Args:
+        rates: dilation of the ASPP branches; the paper's 6, 12, 18 are for output stride 16, doubled at 8.
+        aspp_channels: of each ASPP branch and its output.
+        low_level_channels: to which the skip is reduced, lest it outweigh the ASPP.
+        decoder_channels: of the two 3x3 convolutions.
+        dropout: share of channel values dropped before the classifier.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[FeatureInfo],
+        *,
+        num_classes: int,
+        rates: Sequence[int] = (6, 12, 18),
+        aspp_channels: int = 256,
+        low_level_channels: int = 48,
+        decoder_channels: int = 256,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.low_index = pick(features, 4)
+        self.aspp = ASPP(features[-1].channels, aspp_channels, rates)
+        self.low_level = conv_norm_relu(features[self.low_index].channels, low_level_channels, 1)
+        self.decoder = nn.Sequential(
+            conv_norm_relu(aspp_channels + low_level_channels, decoder_channels, 3),
+            conv_norm_relu(decoder_channels, decoder_channels, 3),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
+        initialize(self, self.classifier)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        low_BChw = self.low_level(maps[self.low_index])
+        deep_BCpq = self.aspp(maps[-1])
+        deep_BChw = F.interpolate(deep_BCpq, size=low_BChw.shape[-2:], mode="bilinear", align_corners=False)
+        decoded_BChw = self.decoder(torch.cat([deep_BChw, low_BChw], dim=1))
+        return self.classifier(self.dropout(decoded_BChw))

@@ -1,0 +1,34 @@
+"""Layers that several heads are built of."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
+    """Convolution of stride 1 that keeps the size, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            bias=False,
+        ),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def initialize(head: nn.Module, classifier: nn.Conv2d) -> None:
+    """Give convolutions He's normal initialisation, and the classifier near-zero weights.
+
+    Training thus starts from nearly equal class probabilities, whatever the backbone's scale.
+    """
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+    nn.init.normal_(classifier.weight, std=0.01)
+    if classifier.bias is not None:
+        nn.init.zeros_(classifier.bias)

@@ -1,0 +1,127 @@
+"""Building timm models by name: checked names, local or fetched weights, free image sizes, clear errors at once."""
+
+from __future__ import annotations
+
+import difflib
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from timm.models import get_pretrained_cfg, load_state_dict, split_model_name_tag
+
+from torch import nn
+
+from segkit.contracts import UserError
+
+CONNECT_SECONDS = 5
+
+
+def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weights: str | None) -> nn.Module:
+    """What `make` gives, called with the `timm.create_model` arguments for the weights and a free image size.
+
+    Args:
+        name: the model, as timm knows it.
+        make: hands its keyword arguments on to `timm.create_model`; the model's own name is not among them.
+        pretrained: load timm's weights.
+        weights: local file to load instead.
+
+    Raises:
+        UserError: timm does not know the model or it does not take the arguments; its weights are neither in
+            the cache nor to be fetched; the file `weights` cannot be read or does not fit.
+    """
+    _check_name(name)
+    arguments: dict[str, Any] = {"pretrained": pretrained or weights is not None}
+    if weights is not None:
+        # Without classes on either side timm is strict, so that a file which does not fit cannot pass for one.
+        arguments["pretrained_cfg_overlay"] = {"state_dict": _read_weights(weights, name), "num_classes": 0}
+    elif pretrained and (file := _cached_or_fetchable(name)) is not None:
+        arguments["pretrained_cfg_overlay"] = {"file": file}
+    try:
+        return _make_freely(name, make, arguments)
+    except TypeError as error:
+        raise UserError(
+            f"backbone.name={name} does not take what model.output_stride or backbone.options give it: {error}"
+        ) from error
+    except (RuntimeError, AttributeError, AssertionError, ValueError, OSError) as error:
+        if weights is not None:
+            raise UserError(f"backbone.weights={weights} does not fit backbone.name={name}: {error}") from error
+        if isinstance(error, OSError):
+            raise _cannot_fetch(name, error) from error
+        raise UserError(f"backbone.name={name} cannot be built as a backbone: {error}") from error
+
+
+def _make_freely(name: str, make: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:
+    config = get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        # Families of models have their own word for taking any image size, or none.
+        for freedom in ("dynamic_img_size", "strict_img_size"):
+            try:
+                return make(**arguments, **{freedom: freedom == "dynamic_img_size"})
+            except TypeError:
+                continue
+    return make(**arguments)
+
+
+def _check_name(name: str) -> None:
+    architecture, tag = split_model_name_tag(name)
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
+        close = close or timm.list_models(f"*{architecture}*")[:5]
+        hint = f"; close names: {', '.join(close)}" if close else ""
+        raise UserError(f"backbone.name={name!r} is not a model of timm{hint} (all: timm.list_models())")
+    tags = [split_model_name_tag(entry)[1] for entry in timm.list_models(f"{architecture}.*", pretrained=True)]
+    if tag and tag not in tags:
+        raise UserError(f"backbone.name={name!r}: timm has no weights {tag!r}; allowed: {', '.join(tags)}")
+
+
+def _read_weights(weights: str, name: str) -> dict[str, Any]:
+    if not Path(weights).is_file():
+        raise UserError(f"backbone.weights={weights}: no such file")
+    try:
+        state = load_state_dict(weights, weights_only=True)
+    except Exception as error:  # whatever a damaged or foreign file makes the readers raise
+        raise UserError(
+            f"backbone.weights={weights} cannot be read as tensors by name ({type(error).__name__}); "
+            "allowed: a .safetensors file, or a state dict saved by torch.save"
+        ) from error
+    config = get_pretrained_cfg(name)
+    classifier = config.classifier if config is not None else None
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    return {key: value for key, value in state.items() if not key.startswith(tuple(f"{n}." for n in names))}
+
+
+def _cached_or_fetchable(name: str) -> str | None:
+    """Path of the weights if they are in the local cache; None if timm can fetch them."""
+    config = get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise UserError(f"backbone.pretrained=true, but timm has no weights for {name}; set backbone.pretrained=false")
+    if config.hf_hub_id:
+        file_name = config.hf_hub_filename or "model.safetensors"
+        cached = try_to_load_from_cache(config.hf_hub_id, file_name)
+        if isinstance(cached, str):
+            return cached
+        url = hf_hub_url(config.hf_hub_id, file_name)
+    else:
+        url = config.url if isinstance(config.url, str) else config.url[0]
+    try:
+        # timm would retry for most of a minute before it gave up.
+        if config.hf_hub_id:
+            get_hf_file_metadata(url, timeout=CONNECT_SECONDS)
+        else:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=CONNECT_SECONDS):
+                pass
+    except Exception as error:  # the kinds differ with every version of the HTTP client underneath
+        raise _cannot_fetch(name, error) from error
+    return None
+
+
+def _cannot_fetch(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"backbone.pretrained=true, but the weights of {name} cannot be fetched "
+        f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). Either set "
+        "backbone.pretrained=false; or give a local file, backbone.weights=<file>; or fetch them on a machine with "
+        "a network, copy its Hugging Face cache here and set HF_HOME to it"
+    )
