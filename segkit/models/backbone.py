@@ -91,7 +91,7 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[-2:]
-        maps = _maps(self.net, F.pad(images, self.sizing.padding(height, width)))
+        maps = _maps(self.net, self.sizing.pad(images))
         return [
             features[:, :, : ceil(height / info.reduction), : ceil(width / info.reduction)]
             for features, info in zip(maps, self.features, strict=True)
@@ -104,17 +104,19 @@ class Sizing(NamedTuple):
     multiple: int = 1
     fixed: tuple[int, int] | None = None
 
-    def padding(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """What to add to an image, as `F.pad` takes it. Raises UserError if the image is too large."""
+    def pad(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) with zeros at the bottom and right. Raises UserError if they are too large."""
+        height, width = images.shape[-2:]
         if self.fixed is None:
-            return 0, -width % self.multiple, 0, -height % self.multiple
-        down, right = self.fixed[0] - height, self.fixed[1] - width
-        if min(down, right) < 0:
-            raise UserError(
-                f"an image of {height} x {width} pixels is larger than the {self.fixed[0]} x {self.fixed[1]} this "
-                "backbone is made for; set backbone.options.img_size, or choose one that takes any size"
-            )
-        return 0, right, 0, down
+            down, right = -height % self.multiple, -width % self.multiple
+        else:
+            down, right = self.fixed[0] - height, self.fixed[1] - width
+            if min(down, right) < 0:
+                raise UserError(
+                    f"an image of {height} x {width} pixels is larger than the {self.fixed[0]} x {self.fixed[1]} "
+                    "this backbone is made for; set backbone.options.img_size, or choose one that takes any size"
+                )
+        return F.pad(images, (0, right, 0, down)) if down or right else images
 
 
 def _maps(net: nn.Module, images: Tensor) -> list[Tensor]:
@@ -139,9 +141,8 @@ def _find_sizing(net: nn.Module, features: Sequence[FeatureInfo], in_channels: i
     multiple = max(feature.level for feature in features)
     height, width = 1, multiple + 1
     for sizing in (Sizing(), Sizing(multiple)):
-        padded = F.pad(torch.zeros(1, in_channels, height, width), sizing.padding(height, width))
         try:
-            maps = _maps(net, padded)
+            maps = _maps(net, sizing.pad(torch.zeros(1, in_channels, height, width)))
         except (RuntimeError, AssertionError, ValueError):
             continue
         expected = [(ceil(height / info.reduction), ceil(width / info.reduction)) for info in features]

@@ -23,7 +23,9 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if not mean or len(mean) != len(std):
-            raise UserError(f"dataset.mean has {len(mean)} and dataset.std {len(std)} values; both need one a channel")
+            raise UserError(
+                f"dataset.mean has {len(mean)} and dataset.std {len(std)} values; both need one a channel"
+            )
         if min(std) <= 0:
             raise UserError(f"dataset.std={list(std)}; allowed: numbers above 0")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
