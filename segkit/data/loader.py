@@ -136,7 +136,7 @@ class EvaluationLoader:
 
 
 class _PlainSamples(Dataset[Sample | UserError]):
-    """Samples by index. A UserError is an item too: raised in a worker it would arrive wrapped in a traceback."""
+    """Samples by index. A UserError is an item too: raised in a worker, it would arrive in a traceback."""
 
     def __init__(self, source: SampleSource) -> None:
         self.source = source
@@ -269,7 +269,8 @@ def _collate_equal_sizes(samples: list[Sample | UserError]) -> Batch | UserError
         first, other = batches[0], batches[1]
         return UserError(
             f"transform gave samples of different sizes: {first.ids[0]} {tuple(first.images.shape[-2:])}, "
-            f"{other.ids[0]} {tuple(other.images.shape[-2:])}; let it crop or resize, or set trainer.batch_size=1"
+            f"{other.ids[0]} {tuple(other.images.shape[-2:])}; "
+            "let it crop or resize, or set trainer.batch_size=1"
         )
     return batches[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,53 +23,44 @@ SPLITS = ("train", "val", "test")
 BORDER = 2
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Shapes(Source):
     """Overlapping shapes on uneven ground, which no single cue tells apart.
 
-    Colours are random, so colour gives no class. Plain discs, squares, triangles and rings differ by outline;
-    anything striped or checkered is its own class whatever its outline; lines are 3 pixels wide. Later objects
+    Colours are random, so they give no class. Plain discs, squares, triangles and rings differ by outline;
+    what is striped or checkered is its own class whatever its outline; lines are 3 pixels wide. Later objects
     hide earlier ones, light falls unevenly, and a border of 2 pixels around every object is ignored.
 
-    Args:
+    Args, besides those of `Source`:
         num_train: samples of the train split.
         num_val: samples of the val split, and of the test split.
         image_size: edge of the square images in pixels.
         generator_seed: of the drawing; independent of the run's seed, so that runs share their data.
-        source: the keys that every data set has, see `Source`.
     """
 
-    def __init__(
-        self,
-        *,
-        num_train: int = 400,
-        num_val: int = 80,
-        image_size: int = 96,
-        generator_seed: int = 0,
-        **source: Any,
-    ) -> None:
-        super().__init__(**source)
-        if self.labels.num_classes != len(CLASS_NAMES):
+    num_train: int = 400
+    num_val: int = 80
+    image_size: int = 96
+    generator_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_classes != len(CLASS_NAMES):
             raise UserError(
-                f"dataset.num_classes={self.labels.num_classes}; the shapes data set has {len(CLASS_NAMES)}"
+                f"dataset.num_classes={self.num_classes}; the shapes data set has {len(CLASS_NAMES)}"
             )
-        for key, value, least in (
-            ("num_train", num_train, 1),
-            ("num_val", num_val, 1),
-            ("image_size", image_size, 32),
-            ("generator_seed", generator_seed, 0),
-        ):
-            if value < least:
-                raise UserError(f"dataset.{key}={value}; allowed: {least} or more")
-        self.num_samples = num_train if self.split == "train" else num_val
-        self.image_size = image_size
-        self.generator_seed = generator_seed
+        for key, least in (("num_train", 1), ("num_val", 1), ("image_size", 32), ("generator_seed", 0)):
+            if getattr(self, key) < least:
+                raise UserError(f"dataset.{key}={getattr(self, key)}; allowed: {least} or more")
 
     def __len__(self) -> int:
-        return self.num_samples
+        return self.num_train if self.split == "train" else self.num_val
 
     def read(self, index: int) -> Sample:
         images, masks = self._arrays()
-        return Sample(images[index], self._with_ignore_index(masks[index]), f"{self.split}/{index:04d}")
+        return Sample(
+            images[index].copy(), self._with_ignore_index(masks[index]), f"{self.split}/{index:04d}"
+        )
 
     def check(self) -> None:
         """Draw all samples now, so that worker processes forked later share them."""
@@ -81,20 +73,22 @@ class Shapes(Source):
         return {
             "root": "generated",
             "split": self.split,
-            "samples": str(self.num_samples),
+            "samples": str(len(self)),
             "digest": digest.hexdigest(),
         }
 
     def _arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-        return draw_split(self.generator_seed, self.split, self.num_samples, self.image_size)
+        return draw_split(self.generator_seed, self.split, len(self), self.image_size)
 
     def _with_ignore_index(self, mask: NDArray[np.int16]) -> NDArray[Any]:
-        return np.where(mask < 0, self.labels.ignore_index, mask).astype(self.mask_dtype)
+        return np.where(mask < 0, self.ignore_index, mask).astype(self.mask_dtype)
 
 
 @lru_cache(maxsize=8)
-def draw_split(seed: int, split: str, num_samples: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-    """Images (N, size, size, 3) and masks (N, size, size) of class ids with -1 for ignored. Kept by the process."""
+def draw_split(
+    seed: int, split: str, num_samples: int, size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+    """Images (N, size, size, 3) and masks (N, size, size), -1 where ignored. Drawn once in a process."""
     images = np.empty((num_samples, size, size, 3), np.uint8)
     masks = np.empty((num_samples, size, size), np.int16)
     for index in range(num_samples):
@@ -107,28 +101,33 @@ def draw_split(seed: int, split: str, num_samples: int, size: int) -> tuple[NDAr
 
 def draw_scene(generator: Generator, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """One image (size, size, 3) with its mask (size, size), in painter's order."""
-    ground = generator.uniform(40, 215, 3)
-    canvas = ground + _mottle(generator, size, cells=6) * 30
+    ground = generator.uniform(40, 215, 3).astype(np.float32)
+    canvas = ground + 30 * _mottle(generator, size)
     mask = np.zeros((size, size), np.int16)
     around = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
     # Lines come last, or little would be left of them.
-    classes = sorted(generator.integers(DISC, len(CLASS_NAMES), generator.integers(5, 8)), key=lambda id: id == LINE)
+    classes = sorted(
+        generator.integers(DISC, len(CLASS_NAMES), generator.integers(5, 8)), key=lambda id: id == LINE
+    )
     for class_id in classes:
         region = _outline(generator, class_id, size)
-        inside = region > 0
-        canvas[inside] = _fill(generator, class_id, size, ground)[inside]
-        mask[(cv2.dilate(region, around) > 0) & ~inside] = -1
+        inside = np.nonzero(region)
+        mask[cv2.dilate(region, around) > 0] = -1
         mask[inside] = class_id
+        if class_id in (STRIPED, CHECKERED):
+            canvas[inside] = _texture(generator, class_id, inside, ground)
+        else:
+            canvas[inside] = _color_unlike(generator, ground) + 12 * _mottle(generator, size)[inside]
     slope = generator.normal(0, 0.15, 2)
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    light = 1 + slope[0] * y + slope[1] * x
-    canvas = cv2.GaussianBlur(canvas * light[..., None], (3, 3), 0.6)
-    canvas += generator.normal(0, 6, canvas.shape)
-    return np.clip(canvas, 0, 255).astype(np.uint8), mask
+    ramp = np.linspace(-1, 1, size, dtype=np.float32)
+    canvas *= (1 + slope[0] * ramp[:, None] + slope[1] * ramp)[..., None]
+    canvas = cv2.GaussianBlur(canvas, (3, 3), 0.6)
+    canvas += 6 * generator.standard_normal(canvas.shape, np.float32)
+    return canvas.clip(0, 255).astype(np.uint8), mask
 
 
 def _outline(generator: Generator, class_id: int, size: int) -> NDArray[np.uint8]:
-    """The pixels of one object (size, size), 1 inside and 0 outside. Textured objects take any plain outline."""
+    """The pixels (size, size) of one object, 1 inside and 0 outside. A textured one has any outline."""
     region = np.zeros((size, size), np.uint8)
     shape = generator.integers(DISC, RING) if class_id in (STRIPED, CHECKERED) else class_id
     x, y = (int(place) for place in generator.uniform(0.08, 0.92, 2) * size)
@@ -150,29 +149,29 @@ def _outline(generator: Generator, class_id: int, size: int) -> NDArray[np.uint8
     return cv2.fillPoly(region, [polygon.round().astype(np.int32)], 1)
 
 
-def _fill(generator: Generator, class_id: int, size: int, ground: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What one object looks like at every pixel (size, size, 3)."""
-    color = _color_unlike(generator, ground)
-    if class_id not in (STRIPED, CHECKERED):
-        return color + _mottle(generator, size, cells=6) * 12
+def _texture(
+    generator: Generator, class_id: int, inside: tuple[NDArray[Any], ...], ground: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Stripes or checks of two colours (N, 3) at the N pixels `inside`, given as rows and columns."""
+    rows, columns = inside
     angle = generator.uniform(0, math.pi)
     frequency = 2 * math.pi / generator.uniform(5, 8)
-    y, x = np.mgrid[:size, :size]
-    across = np.sin(frequency * (x * math.cos(angle) + y * math.sin(angle)))
-    along = np.sin(frequency * (y * math.cos(angle) - x * math.sin(angle)))
-    light = across > 0 if class_id == STRIPED else across * along > 0
-    return np.where(light[..., None], color, _color_unlike(generator, color))
+    across = np.sin(frequency * (columns * math.cos(angle) + rows * math.sin(angle)))
+    along = np.sin(frequency * (rows * math.cos(angle) - columns * math.sin(angle)))
+    color = _color_unlike(generator, ground)
+    chosen = across > 0 if class_id == STRIPED else across * along > 0
+    return np.where(chosen[:, None], color, _color_unlike(generator, color))
 
 
-def _mottle(generator: Generator, size: int, cells: int) -> NDArray[np.float64]:
-    """Smooth noise (size, size, 1) of standard deviation about 1, with `cells` bumps along an edge."""
-    coarse = generator.normal(0, 1, (cells, cells))
+def _mottle(generator: Generator, size: int) -> NDArray[np.float32]:
+    """Smooth noise (size, size, 1) with a standard deviation of about 1 and 6 bumps along an edge."""
+    coarse = generator.standard_normal((6, 6), np.float32)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
 
 
-def _color_unlike(generator: Generator, other: NDArray[np.float64]) -> NDArray[np.float64]:
+def _color_unlike(generator: Generator, other: NDArray[np.float32]) -> NDArray[np.float32]:
     """A random colour at a distance from `other` that stays visible under uneven light."""
     while True:
-        color = generator.uniform(20, 235, 3)
+        color = generator.uniform(20, 235, 3).astype(np.float32)
         if np.linalg.norm(color - other) > 90:
             return color

@@ -1,8 +1,8 @@
 """What every data set has in common: its label space, the statistics of its images, and its crop size."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: subclasses in other modules inherit the annotations as they are.
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -14,10 +14,12 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Source:
-    """One split of a data set. A subclass gives `__len__`, `read` and `identity`, and `check` where there is any.
+    """One split of a data set. A subclass gives `__len__`, `read` and `identity`, and `check` where needed.
 
-    The rest of the config interpolates these keys, so that each stands once, here.
+    A dataclass, so that the fields of a subclass and these make one constructor, against which the keys of a
+    config node are checked. The rest of the config interpolates these keys: each stands once, here.
 
     Args:
         split: the split to read.
@@ -31,36 +33,40 @@ class Source:
         crop_size: edge of a training sample in pixels, or (height, width).
     """
 
-    def __init__(
-        self,
-        *,
-        split: Split,
-        num_classes: int,
-        ignore_index: int = 255,
-        class_names: Sequence[str] | None = None,
-        colors: Sequence[Sequence[int]] | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        in_channels: int = 3,
-        crop_size: int | Sequence[int] = 256,
-    ) -> None:
-        for key, values in (("mean", mean), ("std", std)):
-            if len(values) != in_channels:
-                raise UserError(f"dataset.{key} has {len(values)} values for dataset.in_channels={in_channels}")
-        if min(std) <= 0:
-            raise UserError(f"dataset.std={list(std)}; allowed: numbers above 0")
-        if class_names is not None and len(class_names) != num_classes:
-            raise UserError(f"dataset.class_names has {len(class_names)} names for dataset.num_classes={num_classes}")
-        height_width(crop_size, "dataset.crop_size")
-        names = class_names if class_names is not None else [f"class_{index}" for index in range(num_classes)]
-        chosen = [_rgb(color) for color in colors] if colors is not None else palette(num_classes)
-        self.split: Split = split
-        self.labels = LabelSpace(tuple(names), tuple(chosen), ignore_index)
+    split: Split
+    num_classes: int
+    ignore_index: int = 255
+    class_names: Sequence[str] | None = None
+    colors: Sequence[Sequence[int]] | None = None
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    in_channels: int = 3
+    crop_size: int | Sequence[int] = 256
+    labels: LabelSpace = field(init=False)
+
+    def __post_init__(self) -> None:
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.in_channels:
+                raise UserError(
+                    f"dataset.{key} has {len(values)} values for dataset.in_channels={self.in_channels}"
+                )
+        if min(self.std) <= 0:
+            raise UserError(f"dataset.std={list(self.std)}; allowed: numbers above 0")
+        height_width(self.crop_size, "dataset.crop_size")
+        names = self.class_names
+        if names is None:
+            names = [f"class_{index}" for index in range(self.num_classes)]
+        if len(names) != self.num_classes:
+            raise UserError(
+                f"dataset.class_names has {len(names)} names for dataset.num_classes={self.num_classes}"
+            )
+        colors = palette(self.num_classes) if self.colors is None else [_rgb(color) for color in self.colors]
+        self.labels = LabelSpace(tuple(names), tuple(colors), self.ignore_index)
 
     @property
     def mask_dtype(self) -> type[np.uint8] | type[np.int32]:
         """The type of every mask of this data set: uint8 if it holds all ids, else int32."""
-        fits = self.labels.num_classes <= 256 and 0 <= self.labels.ignore_index <= 255
+        fits = self.num_classes <= 256 and 0 <= self.ignore_index <= 255
         return np.uint8 if fits else np.int32
 
     def __len__(self) -> int:
@@ -79,10 +85,12 @@ class Source:
 
 
 def height_width(size: int | Sequence[int], key: str) -> tuple[int, int]:
-    """`size`, one edge length or (height, width), as (height, width) in pixels. Raises UserError naming `key`."""
+    """The (height, width) in pixels that `size`, one edge or both, means. Raises UserError naming `key`."""
     edges = (size, size) if isinstance(size, int) else tuple(size)
     if len(edges) != 2 or min(edges) < 1:
-        raise UserError(f"{key}={size}; allowed: one edge length in pixels, or [height, width], each at least 1")
+        raise UserError(
+            f"{key}={size}; allowed: one edge length in pixels, or [height, width], each at least 1"
+        )
     return edges[0], edges[1]
 
 

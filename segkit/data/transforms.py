@@ -21,7 +21,7 @@ from segkit.data.source import height_width
 class AlbumentationsTransform:
     """A sample to an augmented sample of one size, by Albumentations steps in order.
 
-    The same sample and seed give the same result, in any process and after any other call: Albumentations' own
+    The same sample and seed give the same result, in any process, after any other call: Albumentations' own
     generators are seeded for each call, and so are those of `random`, NumPy and PyTorch, for steps written by
     users; these three are put back afterwards.
 
@@ -34,7 +34,9 @@ class AlbumentationsTransform:
     Raises UserError when a sample comes out at another size, or its mask with a size other than the image's.
     """
 
-    def __init__(self, steps: Sequence[albumentations.BasicTransform], size: int | Sequence[int] | None) -> None:
+    def __init__(
+        self, steps: Sequence[albumentations.BasicTransform], size: int | Sequence[int] | None
+    ) -> None:
         self.size = None if size is None else height_width(size, "transform.size")
         self.compose = albumentations.Compose(list(steps))
 
@@ -48,13 +50,13 @@ class AlbumentationsTransform:
         mask = np.ascontiguousarray(augmented["mask"]).astype(sample.mask.dtype, copy=False)
         if self.size is not None and image.shape[:2] != self.size:
             raise UserError(
-                f"transform.steps made {image.shape[0]}x{image.shape[1]} pixels of {sample.id}, but transform.size is "
-                f"{self.size[0]}x{self.size[1]}; let a step crop or resize to ${{transform.size}}"
+                f"transform.steps made {image.shape[0]}x{image.shape[1]} pixels of {sample.id}, but "
+                f"transform.size is {self.size[0]}x{self.size[1]}; let a step crop or resize to it"
             )
         if image.shape[:2] != mask.shape or image.dtype != sample.image.dtype:
             raise UserError(
-                f"transform.steps made a {image.dtype} image {image.shape} and a mask {mask.shape} of {sample.id}; "
-                f"allowed: a {sample.image.dtype} image (H, W, C) and a mask (H, W)"
+                f"transform.steps made a {image.dtype} image {image.shape} and a mask {mask.shape} of "
+                f"{sample.id}; allowed: a {sample.image.dtype} image (H, W, C) and a mask (H, W)"
             )
         return Sample(image, mask, sample.id)
 
