@@ -16,17 +16,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when everything found has been delivered, 1 when something has not, 2 for wrong input."""
     parser = argparse.ArgumentParser(
         prog="sync_mlflow.py",
-        description="Send to MLflow what is still waiting in run folders. Each run goes where its tracker.uri said; "
-        "what has arrived already is not sent again. Runs that are still going on are left alone.",
+        description="Send to MLflow what is still waiting in run folders. Each run goes where its "
+        "tracker.uri said; what has arrived already is not sent again. Runs that are still going on are left alone.",
         epilog="Exit code: 0 everything delivered, 1 something not delivered, 2 wrong input.",
     )
     parser.add_argument(
-        "folders", nargs="*", type=Path, default=[Path("outputs")], help="run folders, or folders above them (outputs)"
+        "folders",
+        nargs="*",
+        type=Path,
+        default=[Path("outputs")],
+        help="run folders, or folders above them (outputs)",
     )
     folders: list[Path] = parser.parse_args(arguments).folders
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
-        print(f"no such folder: {', '.join(missing)}; give run folders or folders above them", file=sys.stderr)
+        print(
+            f"no such folder: {', '.join(missing)}; give run folders or folders above them", file=sys.stderr
+        )
         return 2
     results = {folder: _sync(folder) for folder in _run_folders(folders)}
     _print_table(results)

@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,7 +74,9 @@ def deliver(folder: Path) -> Progress:
     """
     record = load_record(folder)
     if record is None:
-        raise FileNotFoundError(f"{folder} holds no readable run_info.json: not a run recorded with tracker=mlflow")
+        raise FileNotFoundError(
+            f"{folder} holds no readable run_info.json: not a run recorded with tracker=mlflow"
+        )
     delivery = _Delivery(folder, record)
     delivery.find_or_create_run()
     delivery.describe()
@@ -102,21 +105,21 @@ def _connect(destination: Destination) -> tuple[MlflowClient, str]:
 
     for name in ("mlflow", "alembic"):  # they announce every table of a fresh store
         logging.getLogger(name).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=destination.uri)
+    with _store_lock(destination):
+        client = MlflowClient(tracking_uri=destination.uri)
+        experiment = client.get_experiment_by_name(destination.experiment)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        return client, client.create_experiment(destination.experiment, destination.artifact_location)
+
+
+def _store_lock(destination: Destination) -> AbstractContextManager[object]:
+    """Keeps processes that open a fresh SQLite store at once out of each other's schema migration."""
     file = sqlite_file(destination.uri)
     if file is None:
-        return client, _experiment_id(client, destination)
+        return nullcontext()
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Processes that open a fresh SQLite store at the same moment trip over each other's schema migration.
-    with filelock.FileLock(file.with_name(f".{file.name}.lock")):
-        return client, _experiment_id(client, destination)
-
-
-def _experiment_id(client: MlflowClient, destination: Destination) -> str:
-    experiment = client.get_experiment_by_name(destination.experiment)
-    if experiment is not None:
-        return experiment.experiment_id
-    return client.create_experiment(destination.experiment, destination.artifact_location)
+    return filelock.FileLock(file.with_name(f".{file.name}.lock"))
 
 
 class _Delivery:
@@ -167,7 +170,9 @@ class _Delivery:
             return
         params = names.as_params(self.record.params)
         sent = self.client.get_run(self.run_id).data.params
-        changed = [f"{key}: {sent[key]} -> {value}" for key, value in params.items() if sent.get(key, value) != value]
+        changed = [
+            f"{key}: {sent[key]} -> {value}" for key, value in params.items() if sent.get(key, value) != value
+        ]
         tags = dict(self.record.tags)
         if changed:
             tags["changed_on_resume"] = "; ".join(changed)
@@ -231,7 +236,11 @@ class _Delivery:
         # A line of the list is data: it may not reach for files outside the run folder.
         inside = not path.is_absolute() and ".." not in path.parts
         checkpoint = path.parts[0] == "checkpoints"
-        return inside and (self.record.destination.log_checkpoint or not checkpoint) and (self.folder / path).exists()
+        return (
+            inside
+            and (self.record.destination.log_checkpoint or not checkpoint)
+            and (self.folder / path).exists()
+        )
 
     def send_status(self) -> None:
         if self.progress.status == self.record.status:

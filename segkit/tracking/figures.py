@@ -25,9 +25,9 @@ LOSS, RATE, SCORE = "#1f5a96", "#d0812a", "#23795b"
 
 
 def confusion_figure(matrix: NDArray[Any], names: Sequence[str], path: Path) -> None:
-    """Heat map of `matrix` (C, C), pixel counts by truth (rows) and prediction (columns), as shares of each row.
+    """Heat map of `matrix` (C, C), pixel counts by truth (rows) and prediction (columns), as shares of a row.
 
-    Rows without a pixel, where the share is undefined, are grey. Cells carry their percentage up to 20 classes.
+    Rows without a pixel, where the share is undefined, are grey. Up to 20 classes, cells carry percentages.
     """
     num_classes = len(names)
     counts = np.asarray(matrix, dtype=np.float64)
@@ -196,8 +196,8 @@ def _draw_scores(axes: Axes, evaluations: Mapping[str, Mapping[int, float]], sco
         best = int(np.argmax(values))
         # Above the point where there is room, since the curve comes from below.
         axes.annotate(
-            f"{values[best]:.3f}", (steps[best], values[best]), (0, 6), textcoords="offset points", ha="center",
-            fontsize=8, color=color,
+            f"{values[best]:.3f}", (steps[best], values[best]), (0, 6), textcoords="offset points",
+            ha="center", fontsize=8, color=color,
         )  # fmt: skip
     axes.set_ylabel("mIoU" if score == "miou" else score)
     axes.margins(y=0.15)

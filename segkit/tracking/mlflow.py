@@ -94,7 +94,9 @@ class MlflowTracker:
         earlier = load_record(self._folder)
         started = time.time() if earlier is None else earlier.started
         with self._kept_from_the_run():
-            save_record(self._folder, RunRecord(self._destination, info.name, dict(info.params), tags, started))
+            save_record(
+                self._folder, RunRecord(self._destination, info.name, dict(info.params), tags, started)
+            )
             self._thread.start()
 
     def notify(self) -> None:
@@ -167,8 +169,8 @@ def _resolved(uri: str, artifact_location: str | None) -> tuple[str, str | None]
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in DATABASES + SERVERS:
         raise UserError(
-            f"tracker.uri={uri!r}: allowed are sqlite:///path/to/mlflow.db, http(s)://server:port, databricks, "
-            "postgresql://..., mysql://... and mssql://... (MLflow 3 no longer writes plain folders); "
+            f"tracker.uri={uri!r}: allowed are sqlite:///path/to/mlflow.db, http(s)://server:port, "
+            "databricks, postgresql://..., mysql://... and mssql://... (plain folders are gone in MLflow 3); "
             "tracker=none records nothing"
         )
     if scheme in DATABASES and artifact_location is not None and "://" not in artifact_location:

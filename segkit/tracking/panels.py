@@ -66,8 +66,8 @@ def panel(rows: Sequence[PanelRow], labels: LabelSpace, path: Path) -> None:
             figure.figimage(picture, xo=GAP + column * column_width, yo=y, origin="upper")
         top += pictures[0].shape[0] + GAP
     figure.legend(
-        handles=_legend(present, labels), loc="lower left", bbox_to_anchor=(0, 0), ncols=legend_columns, frameon=False,
-        fontsize=9, handlelength=1.4, handleheight=1.2, columnspacing=1.5, borderaxespad=0.5,
+        handles=_legend(present, labels), loc="lower left", bbox_to_anchor=(0, 0), ncols=legend_columns,
+        frameon=False, fontsize=9, handlelength=1.4, handleheight=1.2, columnspacing=1.5, borderaxespad=0.5,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
@@ -119,7 +119,7 @@ def _cells(row: PanelRow, labels: LabelSpace) -> list[NDArray[np.uint8]]:
 
 
 def _as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8: float images stretched to their own range, one channel repeated, of many the first three."""
+    """(H, W, 3) uint8: floats stretched to their own range, one channel repeated, of many the first three."""
     if image.dtype != np.uint8:
         low, high = float(image.min()), float(image.max())
         image = ((image - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)

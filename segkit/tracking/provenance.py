@@ -24,7 +24,9 @@ PACKAGES = (
 GIT_TIMEOUT_S = 10.0
 
 
-def git_state(folder: Path, diff_to: Path | None = None, *, max_diff_bytes: int = 1_000_000) -> dict[str, str]:
+def git_state(
+    folder: Path, diff_to: Path | None = None, *, max_diff_bytes: int = 1_000_000
+) -> dict[str, str]:
     """Tags git.commit, git.branch and git.dirty of the checkout around `folder`; empty where there is none.
 
     `diff_to` receives what differs from the commit in tracked files, cut at `max_diff_bytes`, when something
@@ -58,11 +60,13 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Tags machine.host, machine.system, machine.cpus and, where torch is in use and finds some, machine.gpus."""
+    """Tags machine.host, machine.system, machine.cpus, and machine.gpus where torch is loaded and finds any."""
     found = {
         "machine.host": platform.node(),
         "machine.system": platform.platform(),
-        "machine.cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "machine.cpus": str(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ),
     }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

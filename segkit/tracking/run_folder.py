@@ -131,7 +131,7 @@ def close_if_killed(folder: Path) -> RunRecord | None:
 
 
 def _summary_status(summary: Path, since: float) -> str:
-    """The status in summary.json if it was written after `since`, which an earlier part of a resumed run was not."""
+    """The status in summary.json, if that was written after `since` and not by the part before a resume."""
     try:
         status = json.loads(summary.read_text())["status"] if summary.stat().st_mtime >= since else KILLED
     except (OSError, ValueError, TypeError, KeyError):

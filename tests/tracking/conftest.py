@@ -1,0 +1,121 @@
+"""A run folder to fill as the engine would, and an MLflow server to start and kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkit.tracking.run_folder import Destination, RunRecord, save_record
+
+EPOCH_SECONDS = 1_700_000_000
+
+
+class FakeRun:
+    """Writes the files of a run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+
+    def begin(self, uri: str, **fields: Any) -> None:
+        destination = Destination(uri, "segkit", (self.folder.parent / "files").as_uri(), log_checkpoint=True)
+        defaults: dict[str, Any] = {"name": "fake", "params": {"seed": 0}, "tags": {"model": "fcn"}}
+        save_record(self.folder, RunRecord(destination, started=EPOCH_SECONDS, **defaults | fields))
+
+    def train(self, *steps: int, **extra: Any) -> None:
+        for step in steps:
+            row = {
+                "kind": "train",
+                "step": step,
+                "epoch": 0,
+                "loss": 1 / (1 + step),
+                "lr": 0.1,
+                "time": time.time(),
+            }
+            self.append("metrics.jsonl", row | extra)
+
+    def evaluate(self, step: int, **scores: float | None) -> None:
+        row = {"kind": "eval", "split": "val", "step": step, "epoch": 0, "time": time.time()}
+        self.append("metrics.jsonl", row | scores)
+
+    def artifact(self, path: str, content: str, artifact_path: str = "") -> None:
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_text(content)
+        self.append("artifacts.jsonl", {"path": path, "artifact_path": artifact_path})
+
+    def append(self, name: str, row: dict[str, Any]) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FakeRun:
+    return FakeRun(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An SQLite store whose tables exist, since making them takes seconds; runs in it do not meet."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class MlflowServer:
+    """`mlflow server` on a port of its own, with a store that outlives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        if self.process is not None:
+            return
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
+                return
+            except OSError:
+                time.sleep(0.2)
+        pytest.fail(f"no MLflow server: {(self.folder / 'server.log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[[str], FakeRun]:
+    return lambda name: FakeRun(tmp_path / name)
