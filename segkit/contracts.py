@@ -1,4 +1,4 @@
-"""What the parts of segkit hand to each other. Imports nothing from segkit; everything else may import it.
+"""What the parts of segkit hand to each other. Imports nothing else of segkit but its exceptions.
 
 Shape suffixes: B batch, C classes or channels, H W full-size pixels, h w pixels at a head's own stride.
 """
@@ -15,18 +15,28 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segkit.errors import DataError, UserError
 
-class UserError(ValueError):
-    """The user's input is at fault: a config key, a data file, a checkpoint offered.
-
-    The command line turns it into one message on stderr and exit code 2. The message names the key or
-    the file, what was found, and what is allowed.
-    """
-
-
-class DataError(UserError):
-    """A data file is at fault, whenever that comes to light: at the check before the first step or in mid-run."""
-
+__all__ = [
+    "Batch",
+    "DataError",
+    "EvaluationData",
+    "LabelSpace",
+    "Loss",
+    "LossTerms",
+    "Metric",
+    "Prediction",
+    "Predictor",
+    "RunInfo",
+    "Sample",
+    "SampleSource",
+    "Schedule",
+    "Tracker",
+    "TrainingData",
+    "Transform",
+    "UserError",
+    "resize_logits",
+]
 
 @dataclass(frozen=True)
 class LabelSpace:

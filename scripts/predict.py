@@ -1,0 +1,11 @@
+"""See `python scripts/predict.py --help`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from segkit.cli.predict import main  # noqa: E402
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""How every command starts and ends: compose the config, run the task, say in one message what is at fault.
+
+Imports only Hydra at the top, so that `--help`, `--cfg job` and tab completion answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segkit.errors import Interrupted, UserError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+"""The config folder: beside the package in a checkout, inside it when installed from a wheel."""
+
+Task = Callable[[DictConfig], Any]
+
+
+def launch(config_name: str, task: Task) -> None:
+    """Run `task` on the composed config `config_name` and leave with the run contract's exit code.
+
+    0 done; 1 failed while running; 2 the user's input is at fault: one message on stderr, and a traceback
+    only with HYDRA_FULL_ERROR=1; 130 after Ctrl-C; 143 after SIGTERM.
+    """
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    # Makes Hydra hand exceptions on instead of printing its own report and leaving with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _leave_on_sigterm)
+    OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+    except Interrupted as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted before the first step; nothing to save")
+        sys.exit(130)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            traceback.print_exc()
+        else:
+            _say(f"error: {_message(error, config_name)}")
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _leave_on_sigterm(signal_number: int, frame: FrameType | None) -> None:
+    # Until the training loop puts its own handler in place there is nothing to save.
+    sys.exit(128 + signal_number)
+
+
+def _say(message: str) -> None:
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+
+
+def _message(error: Exception, config_name: str) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    text = str(error).strip()
+    key = re.search(r"Could not (?:override|append to|delete from) config?.*?'([^'@]+)'|Could not override '([^'@]+)'", text)
+    if key:
+        found = key.group(1) or key.group(2)
+        explained = _unknown_key(found, config_name)
+        if explained:
+            return explained
+    return text
+
+
+def _unknown_key(key: str, config_name: str) -> str | None:
+    """What stands beside an unknown key, from the config composed of the overrides that do compose."""
+    from segkit.config.errors import unknown_key
+
+    GlobalHydra.instance().clear()
+    # Group choices decide which keys there are; everything else can be left out.
+    choices = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("-", "+", "~")) and "." not in a.split("=")[0]]
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            config = hydra.compose(config_name, [a for a in choices if a.split("=")[0] != key])
+    except (HydraException, OmegaConfBaseException):
+        return None
+    node: Any = config
+    *parents, _ = key.split(".")
+    for depth, part in enumerate(parents):
+        if not isinstance(node, DictConfig) or part not in node:
+            return unknown_key(".".join(parents[: depth + 1]), list(node) if isinstance(node, DictConfig) else [])
+        node = node._get_node(part)
+    if not isinstance(node, DictConfig):
+        return f"{key}: {'.'.join(parents)} is a single value and has no keys below it"
+    return unknown_key(key, [str(name) for name in node])

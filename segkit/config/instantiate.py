@@ -1,0 +1,215 @@
+"""From config nodes to objects: the only call of Hydra's instantiate.
+
+A node with a `_target_` has its constructor's signature as schema. Before anything is built, every key of
+every node is held against that signature, and every plain value against its annotation, so that a
+misspelt key is one clear message at the start and not a TypeError an hour later.
+
+Trust: a config that was composed from the command line and the user's own conf folder may name any class.
+A config that comes out of a checkpoint is data: its targets must be classes of an allowed module, and it
+may hold no interpolations.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.utils import instantiate as hydra_instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from segkit.config.errors import ConfigError, describe, unknown_key
+
+ALLOWED_MODULES = (
+    "segkit.data.",
+    "segkit.losses.",
+    "segkit.metrics.",
+    "segkit.models.",
+    "segkit.predict.",
+    "albumentations.augmentations.",
+    "albumentations.core.composition.",
+    "torchmetrics.",
+)
+"""Where the classes named by a stored config must be defined; the module of the class itself counts."""
+
+SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+Node = Mapping[str, Any]
+
+
+def plain(config: Any) -> Any:
+    """A composed config as plain dicts and lists, every interpolation resolved. Raises ConfigError for gaps."""
+    if isinstance(config, DictConfig | ListConfig):
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError("\n".join(f"{key}: missing; give it a value, as in {key}=..." for key in missing))
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return config
+
+
+def locate(target: str, key: str) -> Callable[..., Any]:
+    """The class or function that a dotted name means. Raises ConfigError naming `key` if there is none."""
+    parts = target.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        module_name = ".".join(parts[:length])
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+                continue
+            raise ConfigError(f"{key}={target}: importing {module_name} failed: {error}") from error
+        for part in parts[length:]:
+            found = getattr(found, part, None)
+        if callable(found):
+            return found
+        break
+    raise ConfigError(f"{key}={target}: no such class or function")
+
+
+def nodes(config: Any, key: str) -> Iterator[tuple[str, Node]]:
+    """Every node with a `_target_` in a plain config, outermost first, with its dotted key."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield key, config
+        for name, value in config.items():
+            yield from nodes(value, f"{key}.{name}")
+    elif isinstance(config, Sequence) and not isinstance(config, str):
+        for index, value in enumerate(config):
+            yield from nodes(value, f"{key}[{index}]")
+
+
+def _holds_node(value: Any) -> bool:
+    return next(nodes(value, ""), None) is not None
+
+
+def _annotations(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _fits(value: Any, annotation: Any) -> str | None:
+    """What is wrong with `value` for `annotation`, or None. Annotations that pydantic cannot read allow all."""
+    try:
+        adapter = TypeAdapter(annotation, config=None if _is_model(annotation) else _LENIENT)
+        adapter.validate_python(value)
+    except ValidationError as error:
+        return describe(error)
+    except (PydanticSchemaGenerationError, TypeError, NameError, AttributeError):
+        pass
+    return None
+
+
+def _is_model(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and issubclass(annotation, BaseModel)
+
+
+_LENIENT = ConfigDict(arbitrary_types_allowed=True)
+
+
+def check_node(node: Node, key: str, supplied: Sequence[str] = ()) -> list[str]:
+    """Findings about one node: unknown keys, missing ones, and values of the wrong type.
+
+    `supplied` are the parameters that a `_partial_` node is later called with.
+    """
+    target = locate(str(node["_target_"]), f"{key}._target_")
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # builtins without a signature
+        return []
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    named = {n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    annotations = _annotations(target)
+    findings: list[str] = []
+    for name, value in node.items():
+        if name in SPECIAL_KEYS:
+            continue
+        if name not in named and not takes_any:
+            findings.append(unknown_key(f"{key}.{name}", named - set(supplied)))
+        elif name in annotations and not _holds_node(value):
+            wrong = _fits(value, annotations[name])
+            if wrong:
+                findings += [f"{key}.{name}{line if line.startswith('.') else line}" for line in _prefixed(wrong)]
+    if not node.get("_partial_") and "_args_" not in node:
+        for name, parameter in parameters.items():
+            needed = parameter.default is parameter.empty and name in named
+            if needed and name not in node and name not in supplied:
+                findings.append(f"{key}.{name}: missing; give it a value")
+    return findings
+
+
+def _prefixed(text: str) -> list[str]:
+    """Lines of `describe` without a prefix, each beginning with ': ' or '.inner.key: '."""
+    return [line if line.startswith(":") else f".{line}" for line in text.splitlines()]
+
+
+def check(config: Any, key: str, supplied: Sequence[str] = ()) -> None:
+    """Hold every node of a plain config against its constructor. Raises ConfigError with all findings."""
+    findings: list[str] = []
+    for node_key, node in nodes(config, key):
+        findings += check_node(node, node_key, supplied if node_key == key else ())
+    if findings:
+        raise ConfigError("\n".join(findings))
+
+
+def check_trusted(config: Any, key: str, trust: Sequence[str] = ()) -> None:
+    """Refuse a stored config that names anything but classes of an allowed module. Raises ConfigError."""
+    for text_key, text in _strings(config, key):
+        if "${" in text:
+            raise ConfigError(f"{text_key}: a stored config may hold no interpolation (found {text!r})")
+    for node_key, node in nodes(config, key):
+        name = str(node["_target_"])
+        prefixes = (*ALLOWED_MODULES, *trust)
+        refusal = (
+            f"{node_key}._target_={name} in the stored config is not allowed. Allowed: classes of "
+            f"{', '.join(p.rstrip('.') for p in prefixes)}. Add your own module with trust=[my_module.]"
+        )
+        # By name first: what is not allowed is not even imported.
+        if not name.startswith(tuple({p.split(".")[0] + "." for p in prefixes})):
+            raise ConfigError(refusal)
+        target = locate(name, f"{node_key}._target_")
+        if not inspect.isclass(target) or not f"{target.__module__}.".startswith(prefixes):
+            raise ConfigError(refusal)
+
+
+def _strings(config: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(config, str):
+        yield key, config
+    elif isinstance(config, Mapping):
+        for name, value in config.items():
+            yield from _strings(value, f"{key}.{name}")
+    elif isinstance(config, Sequence):
+        for index, value in enumerate(config):
+            yield from _strings(value, f"{key}[{index}]")
+
+
+def build(config: Any, key: str, *, supplied: Sequence[str] = ()) -> Any:
+    """The object that a plain config node describes, after `check`.
+
+    A `_partial_` node gives a `functools.partial` that takes the `supplied` parameters. A constructor's own
+    ValueError comes out as it is: it speaks to the user already.
+    """
+    check(config, key, supplied)
+    return _construct(config)
+
+
+def _construct(config: Any) -> Any:
+    from hydra.errors import InstantiationException
+
+    from segkit.errors import UserError
+
+    try:
+        return hydra_instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        if isinstance(cause, ValueError | TypeError):
+            raise ConfigError(f"{str(error).strip()}") from cause
+        raise (cause or error) from None

@@ -1,0 +1,52 @@
+"""All mutable state of a run beside the state dicts of its components."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass
+class TrainState:
+    """How far a run has come. What a checkpoint saves is this and the components' state dicts.
+
+    Attributes:
+        step: optimizer steps done.
+        images_seen: training images gone through the model.
+        evaluated_step: the last step whose weights were evaluated; -1: none yet.
+        best_score: the best monitored score so far, or None.
+        best_step: the step it belongs to.
+        evaluations_since_best: evaluations since the score last improved enough; early stopping counts these.
+        stopped_early: whether the run ended because it no longer improved.
+    """
+
+    step: int = 0
+    images_seen: int = 0
+    evaluated_step: int = -1
+    best_score: float | None = None
+    best_step: int = -1
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def take(self, values: dict[str, Any]) -> None:
+        """Go on from what `to_dict` gave."""
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def note_score(self, score: float, *, mode: str, min_delta: float) -> bool:
+        """Count an evaluation of the current step; whether it is the best so far. NaN is never the best.
+
+        `min_delta` only counts for early stopping: the best checkpoint is the best, however small the gain.
+        """
+        self.evaluated_step = self.step
+        sign = 1.0 if mode == "max" else -1.0
+        gain = math.inf if self.best_score is None else sign * (score - self.best_score)
+        is_best = not math.isnan(score) and gain > 0
+        self.evaluations_since_best = 0 if is_best and gain > min_delta else self.evaluations_since_best + 1
+        if is_best:
+            self.best_score, self.best_step = score, self.step
+        return is_best

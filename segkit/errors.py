@@ -1,0 +1,31 @@
+"""Exceptions that carry an exit code of the command line. Imports nothing, so that `--help` stays light."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """The user's input is at fault: a config key, a data file, a checkpoint offered.
+
+    The command line turns it into one message on stderr and exit code 2. The message names the key or
+    the file, what was found, and what is allowed.
+    """
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A data file is at fault, whenever that comes to light: at the check before the first step or in mid-run."""
+
+
+class Interrupted(Exception):  # noqa: N818 - the run was told to stop, nothing went wrong
+    """The run was asked to stop from outside and has saved what it had.
+
+    Attributes:
+        status: "interrupted" (Ctrl-C) or "terminated" (SIGTERM, SIGUSR1), as in summary.json.
+        exit_code: 130 or 143.
+    """
+
+    def __init__(self, status: str, exit_code: int, message: str):
+        super().__init__(message)
+        self.status = status
+        self.exit_code = exit_code
