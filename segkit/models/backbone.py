@@ -46,7 +46,7 @@ def pick(features: Sequence[FeatureInfo], level: int) -> int:
 
 
 class TimmBackbone(nn.Module):
-    """Maps (B, C, ceil(H / reduction), ceil(W / reduction)), one for each of `features`, of images (B, C, H, W).
+    """Maps (B, C, ceil(H / reduction), ceil(W / reduction)) of images (B, C, H, W), one a level in `features`.
 
     Any image size works: images are padded at the bottom and right as far as the model needs it, and the
     maps are cropped, so that a map lies over the image in the same way for every model.
@@ -77,7 +77,7 @@ class TimmBackbone(nn.Module):
         if output_stride is not None:
             extra["output_stride"] = output_stride
         make = partial(timm.create_model, name, **extra)
-        self.net = build(name, make, pretrained=pretrained, weights=weights)
+        self.net: Any = build(name, make, pretrained=pretrained, weights=weights)
         self.features = _feature_infos(self.net, dilated=output_stride is not None)
         self.sizing = _find_sizing(self.net, self.features, in_channels)
         self.frozen = frozen
@@ -113,20 +113,20 @@ class Sizing(NamedTuple):
             down, right = self.fixed[0] - height, self.fixed[1] - width
             if min(down, right) < 0:
                 raise UserError(
-                    f"an image of {height} x {width} pixels is larger than the {self.fixed[0]} x {self.fixed[1]} "
-                    "this backbone is made for; set backbone.options.img_size, or choose one that takes any size"
+                    f"an image of {height} x {width} pixels is larger than this backbone's fixed size, "
+                    f"{self.fixed[0]} x {self.fixed[1]}; set backbone.options.img_size or choose another"
                 )
         return F.pad(images, (0, right, 0, down)) if down or right else images
 
 
-def _maps(net: nn.Module, images: Tensor) -> list[Tensor]:
+def _maps(net: Any, images: Tensor) -> list[Tensor]:
     maps = net(images)
     if getattr(net, "output_fmt", "NCHW") == "NHWC":
         return [features.permute(0, 3, 1, 2) for features in maps]
     return maps
 
 
-def _feature_infos(net: nn.Module, *, dilated: bool) -> tuple[FeatureInfo, ...]:
+def _feature_infos(net: Any, *, dilated: bool) -> tuple[FeatureInfo, ...]:
     infos: list[FeatureInfo] = []
     for channels, reduction in zip(net.feature_info.channels(), net.feature_info.reduction(), strict=True):
         repeats = dilated and infos and reduction == infos[-1].reduction
@@ -135,7 +135,7 @@ def _feature_infos(net: nn.Module, *, dilated: bool) -> tuple[FeatureInfo, ...]:
 
 
 @torch.no_grad()
-def _find_sizing(net: nn.Module, features: Sequence[FeatureInfo], in_channels: int) -> Sizing:
+def _find_sizing(net: Any, features: Sequence[FeatureInfo], in_channels: int) -> Sizing:
     """The least padding with which the model takes an image of one row and gives whole maps, by trying."""
     net.eval()
     multiple = max(feature.level for feature in features)

@@ -1,4 +1,4 @@
-"""Batch norm that also trains on one value a channel: a single image pooled, or strided down, to one pixel."""
+"""Batch norm that also trains on one value a channel: a single image pooled or strided to one pixel."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+_PAUSED = "segkit_training_paused"
 
 
 def accept_single_values(model: nn.Module) -> None:
@@ -28,10 +30,10 @@ def _is_single(values: Tensor) -> bool:
 def _leave_training(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
     if layer.training and _is_single(inputs[0]):
         layer.training = False
-        layer.resume_training = True
+        setattr(layer, _PAUSED, True)
 
 
 def _return_to_training(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-    if getattr(layer, "resume_training", False):
+    if getattr(layer, _PAUSED, False):
         layer.training = True
-        layer.resume_training = False
+        setattr(layer, _PAUSED, False)

@@ -34,7 +34,7 @@ class Normalize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1] != len(self.mean):
             raise UserError(
-                f"images have {images.shape[1]} channels, but dataset.mean and dataset.std are for {len(self.mean)}"
+                f"images have {images.shape[1]} channels, dataset.mean and dataset.std {len(self.mean)}"
             )
         values = images.to(self.mean.dtype)
         if images.dtype == torch.uint8:

@@ -1,4 +1,4 @@
-"""Building timm models by name: checked names, local or fetched weights, free image sizes, clear errors at once."""
+"""Building timm models by name: local or fetched weights, any image size, clear errors at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import timm
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from timm.models import get_pretrained_cfg, load_state_dict, split_model_name_tag
-
 from torch import nn
 
 from segkit.contracts import UserError
@@ -35,7 +34,7 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
     _check_name(name)
     arguments: dict[str, Any] = {"pretrained": pretrained or weights is not None}
     if weights is not None:
-        # Without classes on either side timm is strict, so that a file which does not fit cannot pass for one.
+        # Without classes on either side timm is strict: a file that does not fit cannot pass for one.
         arguments["pretrained_cfg_overlay"] = {"state_dict": _read_weights(weights, name), "num_classes": 0}
     elif pretrained and (file := _cached_or_fetchable(name)) is not None:
         arguments["pretrained_cfg_overlay"] = {"file": file}
@@ -43,7 +42,7 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
         return _make_freely(name, make, arguments)
     except TypeError as error:
         raise UserError(
-            f"backbone.name={name} does not take what model.output_stride or backbone.options give it: {error}"
+            f"backbone.name={name} does not take model.output_stride or backbone.options as given: {error}"
         ) from error
     except (RuntimeError, AttributeError, AssertionError, ValueError, OSError) as error:
         if weights is not None:
@@ -100,7 +99,7 @@ def _read_weights(weights: str, name: str) -> dict[str, Any]:
 def _cached_or_fetchable(name: str) -> str | None:
     """Path of the weights if they are in the local cache; None if timm can fetch them."""
     config = get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
+    if config is None or not (config.hf_hub_id or config.url):
         raise UserError(
             f"backbone.pretrained=true, but timm has no weights for {name}; set backbone.pretrained=false"
         )
@@ -111,7 +110,7 @@ def _cached_or_fetchable(name: str) -> str | None:
             return cached
         url = hf_hub_url(config.hf_hub_id, file_name)
     else:
-        url = config.url if isinstance(config.url, str) else config.url[0]
+        url = str(config.url if isinstance(config.url, str) else config.url[0])
     try:
         # timm would retry for most of a minute before it gave up.
         if config.hf_hub_id:
@@ -128,6 +127,6 @@ def _cannot_fetch(name: str, error: Exception) -> UserError:
     return UserError(
         f"backbone.pretrained=true, but the weights of {name} cannot be fetched "
         f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). Either set "
-        "backbone.pretrained=false; or give a local file, backbone.weights=<file>; or fetch them on a machine with "
-        "a network, copy its Hugging Face cache here and set HF_HOME to it"
+        "backbone.pretrained=false; or give a local file, backbone.weights=<file>; or fetch them on a machine "
+        "with a network, copy its Hugging Face cache here and set HF_HOME to it"
     )

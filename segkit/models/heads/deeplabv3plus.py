@@ -1,6 +1,6 @@
 """The DeepLabV3+ head: atrous spatial pyramid pooling and a decoder with one skip.
 
-Shape suffixes: B batch, C channels, h w pixels at the low level's stride (4), p q pixels of the deepest level.
+Shape suffixes: B batch, C channels, h w pixels of the low level (stride 4), p q of the deepest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from segkit.models.heads.layers import conv_norm_relu, initialize
 class ASPP(nn.Module):
     """(B, C, p, q) to (B, out_channels, p, q): the same map seen at several dilation rates and as a whole.
 
-    Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation" (arXiv 1706.05587), section 3.3.
+    Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation" (arXiv 1706.05587),
+    section 3.3.
     """
 
     def __init__(self, in_channels: int, out_channels: int, rates: Sequence[int]) -> None:
