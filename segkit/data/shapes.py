@@ -40,7 +40,7 @@ class Shapes(Source):
 
     num_train: int = 400
     num_val: int = 80
-    image_size: int = 96
+    image_size: int = 64
     generator_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ def draw_scene(generator: Generator, size: int) -> tuple[NDArray[np.uint8], NDAr
     around = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
     # Lines come last, or little would be left of them.
     classes = sorted(
-        generator.integers(DISC, len(CLASS_NAMES), generator.integers(5, 8)), key=lambda id: id == LINE
+        generator.integers(DISC, len(CLASS_NAMES), generator.integers(3, 6)), key=lambda id: id == LINE
     )
     for class_id in classes:
         region = _outline(generator, class_id, size)
@@ -130,23 +130,24 @@ def _outline(generator: Generator, class_id: int, size: int) -> NDArray[np.uint8
     """The pixels (size, size) of one object, 1 inside and 0 outside. A textured one has any outline."""
     region = np.zeros((size, size), np.uint8)
     shape = generator.integers(DISC, RING) if class_id in (STRIPED, CHECKERED) else class_id
-    x, y = (int(place) for place in generator.uniform(0.08, 0.92, 2) * size)
-    radius = int(generator.uniform(0.11, 0.22) * 96)
-    angle = generator.uniform(0, 2 * math.pi)
+    x, y = (int(place) for place in generator.uniform(0.1, 0.9, 2) * size)
+    radius = int(generator.uniform(9, 16))
     if shape == LINE:
-        reach = generator.uniform(20, 60)
+        angle, reach = generator.uniform(0, math.pi), generator.uniform(15, 40)
         step = (int(reach * math.cos(angle)), int(reach * math.sin(angle)))
-        return cv2.line(region, (x - step[0], y - step[1]), (x + step[0], y + step[1]), 1, thickness=3)
-    if shape == DISC:
-        return cv2.circle(region, (x, y), radius, 1, thickness=cv2.FILLED)
-    if shape == RING:
-        return cv2.circle(region, (x, y), radius - 3, 1, thickness=6)
-    corners = 4 if shape == SQUARE else 3
-    # A triangle in the circle of a square would be much smaller.
-    reach = radius * (1.15 if shape == SQUARE else 1.4)
-    angles = angle + 2 * math.pi * np.arange(corners) / corners
-    polygon = np.stack([x + reach * np.cos(angles), y + reach * np.sin(angles)], axis=1)
-    return cv2.fillPoly(region, [polygon.round().astype(np.int32)], 1)
+        cv2.line(region, (x - step[0], y - step[1]), (x + step[0], y + step[1]), 1, thickness=3)
+    elif shape == DISC:
+        cv2.circle(region, (x, y), radius, 1, thickness=cv2.FILLED)
+    elif shape == RING:
+        cv2.circle(region, (x, y), radius - 2, 1, thickness=5)
+    else:
+        corners, reach = (4, 1.15 * radius) if shape == SQUARE else (3, 1.35 * radius)
+        # Squares stand on a side and triangles point up, both to within 20 degrees.
+        first = math.pi / 4 if shape == SQUARE else -math.pi / 2
+        angles = first + generator.uniform(-0.35, 0.35) + 2 * math.pi * np.arange(corners) / corners
+        polygon = np.stack([x + reach * np.cos(angles), y + reach * np.sin(angles)], axis=1)
+        cv2.fillPoly(region, [polygon.round().astype(np.int32)], 1)
+    return region
 
 
 def _texture(
@@ -166,7 +167,7 @@ def _texture(
 def _mottle(generator: Generator, size: int) -> NDArray[np.float32]:
     """Smooth noise (size, size, 1) with a standard deviation of about 1 and 6 bumps along an edge."""
     coarse = generator.standard_normal((6, 6), np.float32)
-    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
+    return np.float32(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC))[..., None]
 
 
 def _color_unlike(generator: Generator, other: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -83,7 +83,7 @@ def _seeded(seed: int) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            torch.random.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # manual_seed would start GPU generators too
             yield
     finally:
         random.setstate(python_state)

@@ -1,0 +1,71 @@
+"""The ids that mask files hold to the class ids that the rest of segkit sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.contracts import LabelSpace, UserError
+from segkit.data.reading import UnusableError
+
+NO_CLASS = np.iinfo(np.int32).min
+
+
+class LabelMap:
+    """Raw ids 0..65535 to class ids or the ignore index; any raw id without a place is an error.
+
+    Without a mapping, raw ids are class ids. With one, every raw id must stand in it. The ignore index itself
+    stays ignored unless the mapping says otherwise.
+
+    Args:
+        labels: the class ids allowed.
+        mapping: raw id to class id or ignore index; None: raw ids are class ids.
+        dtype: of the masks it makes.
+    """
+
+    def __init__(
+        self, labels: LabelSpace, mapping: Mapping[int, int] | None, dtype: type[np.integer[Any]]
+    ) -> None:
+        if mapping is None:
+            mapping = {index: index for index in range(labels.num_classes)}
+        for raw, target in mapping.items():
+            if not 0 <= raw <= 65535:
+                raise UserError(f"dataset.class_mapping maps from {raw}; masks hold ids in 0..65535")
+            if not (0 <= target < labels.num_classes or target == labels.ignore_index):
+                raise UserError(
+                    f"dataset.class_mapping maps {raw} to {target}; allowed: 0..{labels.num_classes - 1} "
+                    f"and the ignore index {labels.ignore_index}"
+                )
+        self.table = np.full(65536, NO_CLASS, np.int32)
+        if 0 <= labels.ignore_index <= 65535:
+            self.table[labels.ignore_index] = labels.ignore_index
+        self.table[list(mapping)] = list(mapping.values())
+        self.dtype = dtype
+
+    def __call__(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """The mask of class ids for raw ids of any shape. Raises UnusableError naming those without a place."""
+        mask = self.table[raw]
+        if mask.size and mask.min() == NO_CLASS:
+            unknown = np.unique(raw[mask == NO_CLASS]).tolist()
+            raise UnusableError(f"has ids {listed(unknown)}; allowed: {self.allowed}")
+        return mask.astype(self.dtype)
+
+    def unknown(self, raw_ids: Iterable[int]) -> list[int]:
+        """Those of the raw ids that have no place."""
+        return [raw for raw in raw_ids if self.table[raw] == NO_CLASS]
+
+    @property
+    def allowed(self) -> str:
+        """The raw ids with a place, for people to read."""
+        ids = np.flatnonzero(self.table != NO_CLASS)
+        runs = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)
+        return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
+
+
+def listed(ids: list[int], limit: int = 10) -> str:
+    """Ids separated by commas, the first `limit` of them."""
+    shown = ", ".join(map(str, ids[:limit]))
+    return shown if len(ids) <= limit else f"{shown} and {len(ids) - limit} more"
