@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="sync_mlflow.py",
         description="Send to MLflow what is still waiting in run folders. Each run goes where its "
-        "tracker.uri said; what has arrived already is not sent again. Runs that are still going on are left alone.",
+        "tracker.uri said; what has arrived already is not sent again. Live runs are left alone.",
         epilog="Exit code: 0 everything delivered, 1 something not delivered, 2 wrong input.",
     )
     parser.add_argument(
@@ -59,13 +59,13 @@ def _sync(folder: Path) -> tuple[str, str]:
         progress = load_progress(folder)
         if progress is not None and is_delivered(folder, record, progress):
             return "complete", progress.run_id or ""
+        reason = ""
         for attempt in range(ATTEMPTS):
+            time.sleep(min(attempt, 1))
             try:
                 return "delivered", deliver(folder).run_id or ""
             except Exception as error:  # whatever it is, the other folders still have their turn
                 reason = f"{record.destination.uri}: {error}"
-            if attempt + 1 < ATTEMPTS:
-                time.sleep(1)
         return "not delivered", reason
 
 

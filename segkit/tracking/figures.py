@@ -50,7 +50,7 @@ def confusion_figure(matrix: NDArray[Any], names: Sequence[str], path: Path) -> 
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    bar = figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, pad=0.02, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.ax.set_yticklabels(["0 %", "1 %", "5 %", "20 %", "50 %", "100 %"], fontsize=8)
     bar.outline.set_visible(False)
     bar.set_label("share of the true class's pixels", fontsize=8)
@@ -207,4 +207,4 @@ def _draw_scores(axes: Axes, evaluations: Mapping[str, Mapping[int, float]], sco
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.1)

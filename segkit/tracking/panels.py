@@ -22,7 +22,7 @@ GAP = 8
 ROW_TITLE = 24
 HEADER = 30
 LEGEND_ROW = 22
-LEGEND_COLUMN = 150
+LEGEND_COLUMN = 170
 
 ERROR = (222, 40, 40)
 STRIPES = ((205, 205, 205), (170, 170, 170))
@@ -93,7 +93,8 @@ def _present_classes(rows: Sequence[PanelRow], labels: LabelSpace) -> list[int]:
 def _legend(present: Sequence[int], labels: LabelSpace) -> list[Patch]:
     def patch(color: Sequence[int], label: str, **style: Any) -> Patch:
         short = label if len(label) <= 18 else f"{label[:17]}…"
-        return Patch(facecolor=np.array(color) / 255.0, edgecolor="0.6", linewidth=0.5, label=short, **style)
+        red, green, blue = (channel / 255.0 for channel in color)
+        return Patch(facecolor=(red, green, blue), edgecolor="0.6", linewidth=0.5, label=short, **style)
 
     classes = [patch(labels.colors[index], labels.names[index]) for index in present]
     return [*classes, patch(STRIPES[0], "ignored", hatch="////"), patch(ERROR, "wrong")]

@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Tags machine.host, machine.system, machine.cpus, and machine.gpus where torch is loaded and finds any."""
+    """Tags machine.host, machine.system, machine.cpus, machine.gpus where torch is loaded and sees any."""
     found = {
         "machine.host": platform.node(),
         "machine.system": platform.platform(),

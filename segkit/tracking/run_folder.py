@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 METRICS = "metrics.jsonl"
 ARTIFACTS = "artifacts.jsonl"
@@ -186,7 +186,7 @@ def is_delivered(folder: Path, record: RunRecord, progress: Progress | None) -> 
     )
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -19,6 +19,7 @@ import pytest
 from segkit.tracking.run_folder import Destination, RunRecord, save_record
 
 EPOCH_SECONDS = 1_700_000_000
+LEAN_SERVER = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 class FakeRun:
@@ -92,7 +93,9 @@ class MlflowServer:
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, env=os.environ | LEAN_SERVER
+            )
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             try:
