@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segkit.experiment import TrainedModel
+    from segkit.trained import TrainedModel
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,6 @@ def load(path: str | Path, *, device: str = "cpu", trust: tuple[str, ...] = ()) 
 
     Raises UserError when there is no whole checkpoint at `path`.
     """
-    from segkit.experiment import load_trained_model
+    from segkit.trained import load_trained_model
 
     return load_trained_model(path, device=device, trust=trust)

@@ -220,17 +220,25 @@ class TrainingData(Protocol):
         """The micro-batches of each optimizer step from `start_step` on, across epochs, without end."""
         ...
 
+    def close(self) -> None:
+        """End the workers at once."""
+        ...
+
 
 class EvaluationData(Protocol):
     """One pass over a split at the samples' own sizes."""
 
-    split: str
-    labels: LabelSpace
+    @property
+    def split(self) -> str: ...
 
     def __iter__(self) -> Iterator[Batch]: ...
 
     def __len__(self) -> int:
         """Number of samples."""
+        ...
+
+    def close(self) -> None:
+        """End the workers at once."""
         ...
 
 
@@ -242,11 +250,13 @@ class RunInfo:
         name: a short name a person recognises.
         params: the composed config, flattened to dotted keys.
         tags: group choices, git state, data identity, versions.
+        continues: the tracker's id of the run that is resumed here, or None.
     """
 
     name: str
     params: Mapping[str, Any]
     tags: Mapping[str, str]
+    continues: str | None = None
 
 
 class Tracker(Protocol):

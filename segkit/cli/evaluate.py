@@ -1,4 +1,4 @@
-"""`python scripts/evaluate.py`."""
+"""`python scripts/evaluate.py`: score a trained run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def task(config: DictConfig) -> None:
-    from segkit.experiment import evaluate
+def task(config: DictConfig) -> float:
+    from pathlib import Path
 
-    evaluate(config)
+    from hydra.core.hydra_config import HydraConfig
+
+    from segkit.evaluation import run
+
+    return run(config, Path(HydraConfig.get().runtime.output_dir))
 
 
 def main() -> None:

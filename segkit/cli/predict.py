@@ -1,4 +1,4 @@
-"""`python scripts/predict.py`."""
+"""`python scripts/predict.py`: predict images with a trained run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def task(config: DictConfig) -> None:
-    from segkit.experiment import predict
+    from segkit.prediction import run
 
-    predict(config)
+    run(config)
 
 
 def main() -> None:

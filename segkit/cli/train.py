@@ -11,9 +11,14 @@ if TYPE_CHECKING:
 
 
 def task(config: DictConfig) -> float | None:
+    from pathlib import Path
+
+    from hydra.core.hydra_config import HydraConfig
+
     from segkit.experiment import run
 
-    return run(config)
+    runtime = HydraConfig.get().runtime
+    return run(config, Path(runtime.output_dir), dict(runtime.choices))
 
 
 def main() -> None:

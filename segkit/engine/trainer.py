@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -157,7 +156,7 @@ class Trainer:
         started = time.perf_counter()
         micro_batches = next(batches)
         waited = time.perf_counter() - started
-        lr = float(self.learning.optimizer.param_groups[-1]["lr"])
+        lr = float(self.learning.optimizer.param_groups[0]["lr"])
         scalars = self.train_step(micro_batches)
         seconds = time.perf_counter() - started
         ids = tuple(sample_id for batch in micro_batches for sample_id in batch.ids)
@@ -278,8 +277,7 @@ class Trainer:
             "model": self.strategy.unwrap(learning.model).state_dict(),
             "ema": None if learning.ema is None else learning.ema.state_dict(),
             "optimizer": learning.optimizer.state_dict(),
-            # JSON: schedules of PyTorch keep containers in their state that weights_only refuses.
-            "schedule": json.dumps(learning.schedule.state_dict()),
+            "schedule": learning.schedule.state_dict(),
             "strategy": self.strategy.state_dict(),
             "random": _random_state(),
         }
@@ -299,7 +297,7 @@ class Trainer:
         try:
             self.strategy.unwrap(learning.model).load_state_dict(content["model"])
             learning.optimizer.load_state_dict(content["optimizer"])
-            learning.schedule.load_state_dict(json.loads(content["schedule"]))
+            learning.schedule.load_state_dict(content["schedule"])
             if learning.ema is not None and content["ema"] is not None:
                 learning.ema.load_state_dict(content["ema"])
         except (RuntimeError, ValueError, KeyError) as error:
@@ -313,7 +311,9 @@ class Trainer:
         if (learning.ema is None) != (content["ema"] is None):
             log.warning("trainer.ema.decay: the checkpoint was saved %s an average of the weights",
                         "without" if content["ema"] is None else "with")
-        self.state.stopped_early = False
+        # A longer patience, or none, lets a run go on that had stopped early.
+        patience = self.settings.early_stopping.patience
+        self.state.stopped_early = patience is not None and self.state.evaluations_since_best >= patience
         _set_random_state(content["random"])
 
 

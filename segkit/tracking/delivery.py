@@ -148,6 +148,10 @@ class _Delivery:
                 self.progress.run_id = found[0].info.run_id
                 self.save()
                 return
+        if self.record.continues is not None and self._exists(self.record.continues):
+            self.progress.run_id = self.record.continues
+            self.save()
+            return
         self.progress.creating = True
         self.save()
         run = self.client.create_run(
@@ -158,6 +162,17 @@ class _Delivery:
         )
         self.progress.run_id = run.info.run_id
         self.save()
+
+    def _exists(self, run_id: str) -> bool:
+        """Whether this store knows the run: a checkpoint may come from one recorded elsewhere."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
 
     def describe(self) -> None:
         """Send params and tags, again after a resume with other ones.

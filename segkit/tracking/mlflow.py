@@ -95,7 +95,10 @@ class MlflowTracker:
         started = time.time() if earlier is None else earlier.started
         with self._kept_from_the_run():
             save_record(
-                self._folder, RunRecord(self._destination, info.name, dict(info.params), tags, started)
+                self._folder,
+                RunRecord(
+                    self._destination, info.name, dict(info.params), tags, started, continues=info.continues
+                ),
             )
             self._thread.start()
 

@@ -48,6 +48,7 @@ class RunRecord:
     Attributes:
         name, params, tags: as in `segkit.contracts.RunInfo`.
         started, ended: unix seconds; `ended` is None while the run goes on.
+        continues: the MLflow run to go on with, if it is known there.
         status: running, completed, failed, interrupted, terminated or killed.
     """
 
@@ -58,6 +59,7 @@ class RunRecord:
     started: float
     ended: float | None = None
     status: str = RUNNING
+    continues: str | None = None
 
     def digest(self) -> str:
         """Identity of what MLflow keeps as params and tags."""

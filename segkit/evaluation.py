@@ -1,0 +1,95 @@
+"""`scripts/evaluate.py`: the scores of a trained run on one of its splits, as its own training computed them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.table import Table
+from rich.text import Text
+
+from segkit import report
+from segkit.config import instantiate
+from segkit.config.schema import EvaluateScriptSettings, TrainerSettings, checked
+from segkit.contracts import SampleSource
+from segkit.engine.evaluator import Evaluation
+from segkit.engine.progress import CONSOLE
+from segkit.engine.run_folder import write_json
+from segkit.engine.strategy.base import SingleDevice
+from segkit.experiment import SUPPLIED, build_evaluator
+from segkit.trained import TrainedRun, read_run
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig, folder: Path) -> float:
+    """Evaluate as `config` says and write scores, table and pictures to its output, or `folder`; the mIoU."""
+    values = instantiate.plain(config)
+    settings = checked(EvaluateScriptSettings, values)
+    trained = read_run(settings.run, trust=settings.trust)
+    evaluation = evaluate(trained, settings)
+    output = folder if settings.output is None else Path(settings.output)
+    output.mkdir(parents=True, exist_ok=True)
+    report.draw(evaluation.confusion, evaluation.panels, trained.labels, output)
+    scores = {"run": str(settings.run), "checkpoint": str(trained.path), "step": trained.step}
+    write_json(output / "scores.json", scores | {"split": settings.split, **evaluation.scores})
+    _show(evaluation, trained)
+    log.info("scores, per-class table and pictures: %s", output)
+    return evaluation.scores["miou"]
+
+
+def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluation:
+    """One evaluation with the training's own data set, predictor, precision and metrics unless `settings` replace them."""
+    replaced = {name: value for name, value in settings.dataset.items() if value is not None}
+    make_source = trained.build("dataset", overrides=replaced, supplied=SUPPLIED["dataset"])
+    source: SampleSource = make_source(split=settings.split)
+    source.check()
+    options = checked(TrainerSettings, trained.config["trainer"])
+    evaluate_options = options.evaluate
+    if settings.batch_size is not None:
+        evaluate_options = evaluate_options.model_copy(update={"batch_size": settings.batch_size})
+    options = options.model_copy(update={"evaluate": evaluate_options, "num_workers": settings.num_workers})
+    strategy = SingleDevice(settings.device, settings.precision or trained.content["precision"])
+    model = strategy.prepare(trained.build_model(), channels_last=options.channels_last)
+    instantiate.check_trusted(trained.config["metrics"], "metrics", trained.trust)
+    loss: torch.nn.Module | None = trained.build("loss").to(strategy.device) if options.evaluate.loss else None
+    evaluator = build_evaluator(
+        trained.config,
+        source,
+        options,
+        device=strategy.device,
+        loss=loss,
+        make_predictor=(
+            trained.build("predictor", supplied=SUPPLIED["predictor"])
+            if settings.predictor is None
+            else instantiate.build(settings.predictor, "predictor", supplied=SUPPLIED["predictor"])
+        ),
+        split=settings.split,
+    )
+    try:
+        with CONSOLE.status(f"evaluating {len(source)} samples") as status:
+            return evaluator(
+                model,
+                strategy,
+                on_batch=lambda done: status.update(f"evaluated {done} of {len(source)} samples"),
+            )
+    finally:
+        evaluator.data.close()
+
+
+def _show(evaluation: Evaluation, trained: TrainedRun) -> None:
+    """The per-class table and the means, within 80 columns."""
+    table = Table("class", box=None, pad_edge=False)
+    for title in ("IoU", "Dice", "accuracy", "pixels"):
+        table.add_column(title, justify="right")
+    columns = report.per_class(evaluation.confusion)
+    for index, name in enumerate(trained.labels.names):
+        numbers = [columns[title][index] for title in ("IoU", "Dice", "accuracy")]
+        shown = ["-" if number != number else f"{number:.4f}" for number in numbers]
+        table.add_row(Text(name), *shown, str(int(columns["pixels"][index])))
+    CONSOLE.print(table)
+    means = ("miou", "mean_dice", "pixel_accuracy", "mean_accuracy", "fwiou")
+    line = "  ".join(f"{name} {evaluation.scores[name]:.4f}" for name in means)
+    CONSOLE.print(f"\n{evaluation.split}: {line}")

@@ -1,0 +1,358 @@
+"""One experiment from its config: the only place that reads config keys and joins the parts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from segkit import report
+from segkit.config import instantiate
+from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
+from segkit.contracts import LabelSpace, RunInfo, SampleSource, Tracker
+from segkit.data.loader import EvaluationLoader, TrainLoader
+from segkit.engine import checkpoint
+from segkit.engine.checkpoint import CheckpointKeeper
+from segkit.engine.ema import Ema
+from segkit.engine.evaluator import Evaluator
+from segkit.engine.progress import duration, make_display
+from segkit.engine.run_folder import RunFolder
+from segkit.engine.strategy.base import SingleDevice
+from segkit.engine.trainer import Learning, Recording, Trainer, total_steps
+from segkit.errors import Interrupted, UserError
+from segkit.metrics.confusion import ConfusionMatrix
+from segkit.metrics.listed import ListedMetric
+from segkit.metrics.scores import scores
+from segkit.optim.parameter_groups import build_optimizer
+from segkit.tracking import provenance
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float | None:
+    """Train what `config` describes in the run folder `folder`; the best monitored score, for sweeps.
+
+    `choices` are the options chosen for each config group. Raises UserError for what the user can mend,
+    Interrupted after a signal, and anything else when the run itself fails.
+    """
+    started = time.monotonic()
+    values = instantiate.plain(config)
+    settings = checked(RootSettings, values)
+    check_nodes(values)
+    run_folder = RunFolder(folder)
+    try:
+        trainer, labels = build(values, settings, run_folder, choices)
+        return _fit(trainer, labels, started)
+    finally:
+        run_folder.close()
+
+
+# What each node's constructor is given at run time.
+SUPPLIED = {
+    "dataset": ("split",),
+    "transform": (),
+    "model": (),
+    "loss": (),
+    "optimizer": ("params",),
+    "scheduler": ("optimizer", "total_steps", "steps_per_epoch"),
+    "predictor": ("model",),
+    "tracker": ("run_folder",),
+}
+
+
+def check_nodes(values: Mapping[str, Any]) -> None:
+    """Hold every node of the config against its constructor, before any of it is built."""
+    for key, supplied in SUPPLIED.items():
+        instantiate.check(values[key], key, supplied)
+    instantiate.check(values["trainer"]["strategy"], "trainer.strategy")
+    for name, metric in values["metrics"].items():
+        instantiate.check(metric["metric"], f"metrics.{name}.metric")
+
+
+def build(
+    values: dict[str, Any], settings: RootSettings, folder: RunFolder, choices: Mapping[str, str]
+) -> tuple[Trainer, LabelSpace]:
+    """Everything that the config names, joined to a trainer that stands where it is to begin."""
+    options = settings.trainer
+    _prepare_torch(options, settings.seed)
+    make_source = instantiate.build(values["dataset"], "dataset", supplied=SUPPLIED["dataset"])
+    train_source: SampleSource = make_source(split="train")
+    val_source: SampleSource = make_source(split="val")
+    for source in (train_source, val_source):
+        source.check()
+    strategy: SingleDevice = instantiate.build(
+        {**values["trainer"]["strategy"], "device": options.device, "precision": options.precision}, "trainer.strategy"
+    )
+    pin_memory = strategy.device.type == "cuda"
+    data = TrainLoader(
+        train_source,
+        instantiate.build(values["transform"], "transform"),
+        batch_size=options.batch_size,
+        accumulate=options.accumulate,
+        seed=settings.seed,
+        num_workers=options.num_workers,
+        pin_memory=pin_memory,
+    )
+    learning = build_learning(values, options, strategy, data.steps_per_epoch)
+    evaluator = build_evaluator(
+        values, val_source, options, device=strategy.device, loss=learning.loss if options.evaluate.loss else None
+    )
+    tracker: Tracker = instantiate.build(values["tracker"], "tracker", supplied=SUPPLIED["tracker"])(
+        run_folder=folder.path
+    )
+    shown = ("miou", "loss", *(name for name, metric in settings.metrics.items() if metric.progress))
+    recording = Recording(
+        folder,
+        CheckpointKeeper(folder.checkpoints, keep_top=options.checkpoint.keep_top, mode=options.checkpoint.mode),
+        tracker,
+        make_display(options.progress, shown),
+        identity={
+            "config": json.dumps(values),
+            "labels": {**asdict(train_source.labels)},
+            "precision": strategy.precision,
+        },
+        on_best=lambda evaluation: report.keep(evaluation, folder.path),
+    )
+    trainer = Trainer(learning, data, evaluator, recording, strategy=strategy, settings=options)
+    continued = _resume(trainer, settings.resume)
+    tracker.start(_run_info(values, settings, choices, trainer, (train_source, val_source), continued))
+    _announce(trainer, choices, folder.path, (train_source, val_source))
+    return trainer, train_source.labels
+
+
+def build_learning(
+    values: dict[str, Any], options: TrainerSettings, strategy: SingleDevice, steps_per_epoch: int
+) -> Learning:
+    model = strategy.prepare(instantiate.build(values["model"], "model"), channels_last=options.channels_last)
+    loss: nn.Module = instantiate.build(values["loss"], "loss").to(strategy.device)
+    if "lr" not in values["optimizer"]:
+        raise UserError("optimizer.lr: missing; the learning rate has to be written out, as in optimizer.lr=1e-4")
+    optimizer = build_optimizer(
+        model,
+        instantiate.build(values["optimizer"], "optimizer", supplied=SUPPLIED["optimizer"]),
+        lr=values["optimizer"]["lr"],
+        weight_decay=values["optimizer"].get("weight_decay", 0.0),
+        **options.parameter_groups.model_dump(),
+    )
+    schedule = instantiate.build(values["scheduler"], "scheduler", supplied=SUPPLIED["scheduler"])(
+        optimizer, total_steps=total_steps(options, steps_per_epoch), steps_per_epoch=steps_per_epoch
+    )
+    ema = None if options.ema.decay is None else Ema(model, options.ema.decay)
+    return Learning(model, loss, optimizer, schedule, ema)
+
+
+def build_evaluator(
+    values: dict[str, Any],
+    source: SampleSource,
+    options: TrainerSettings,
+    *,
+    device: torch.device,
+    loss: nn.Module | None,
+    make_predictor: Any = None,
+    split: str = "val",
+) -> Evaluator:
+    """The evaluator of one split; training and `scripts/evaluate.py` both use this one."""
+    labels = source.labels
+    listed = {name: checked(MetricSettings, metric) for name, metric in values["metrics"].items()}
+
+    def built_in_scores(matrix: Tensor) -> dict[str, float]:
+        return scores(matrix).named(labels.names)
+
+    return Evaluator(
+        EvaluationLoader(
+            source,
+            split=split,
+            batch_size=options.evaluate.batch_size,
+            num_workers=options.num_workers,
+            pin_memory=device.type == "cuda",
+        ),
+        make_predictor or instantiate.build(values["predictor"], "predictor", supplied=SUPPLIED["predictor"]),
+        ConfusionMatrix(labels.num_classes, labels.ignore_index).to(device),
+        built_in_scores,
+        {
+            name: ListedMetric(
+                instantiate.build(metric.metric, f"metrics.{name}.metric"),
+                name=name,
+                ignore_index=labels.ignore_index,
+                input=metric.input,
+            )
+            for name, metric in listed.items()
+            if split in metric.splits
+        },
+        loss,
+        options.evaluate.panel_samples,
+    )
+
+
+def _prepare_torch(options: TrainerSettings, seed: int) -> None:
+    torch.manual_seed(seed)
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    torch.backends.cudnn.benchmark = not options.deterministic
+    torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
+    # Bilinear resizing has no deterministic CUDA backward; told once at the start instead of at every step.
+    warnings.filterwarnings("once", message=".*does not have a deterministic implementation.*")
+
+
+def _resume(trainer: Trainer, resume: str | None) -> str | None:
+    """Put the trainer where `resume` says; the MLflow run that goes on, if any."""
+    if resume is None:
+        return None
+    folder = trainer.recording.folder
+    found = checkpoint.newest(folder.checkpoints) if resume == "auto" else checkpoint.resolve(Path(resume))
+    if found is None:
+        log.info("resume=auto: no checkpoint in %s yet; starting afresh", folder.checkpoints)
+        return None
+    path, content = found
+    trainer.resume(content)
+    log.info("resumed from %s at step %d", path, trainer.state.step)
+    return content["run_id"]
+
+
+def _run_info(
+    values: dict[str, Any],
+    settings: RootSettings,
+    choices: Mapping[str, str],
+    trainer: Trainer,
+    sources: tuple[SampleSource, SampleSource],
+    continued: str | None,
+) -> RunInfo:
+    folder = trainer.recording.folder
+    tags = {f"group.{group}": str(option) for group, option in choices.items() if not group.startswith("hydra/")}
+    for split, source in zip(("train", "val"), sources, strict=True):
+        tags |= {f"data.{split}.{name}": str(value) for name, value in source.identity().items()}
+    tags |= provenance.git_state(Path(__file__).parent, folder.path / "git.diff")
+    tags |= provenance.versions() | provenance.machine()
+    tags |= {"segkit.run_folder": str(folder.path.absolute()), "segkit.precision": trainer.strategy.precision}
+    for file in (".hydra/config.yaml", ".hydra/overrides.yaml", "git.diff"):
+        if (folder.path / file).exists():
+            folder.list_artifact(folder.path / file, "config")
+    return RunInfo(settings.name or _name(choices), _flat(values), tags, continued)
+
+
+def _name(choices: Mapping[str, str]) -> str:
+    shown = (choices.get(group) for group in ("model", "backbone@backbone", "loss", "dataset"))
+    return " ".join(str(option) for option in shown if option)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as dotted keys; the backbone, which the model's node repeats, stands once."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if key == "model.backbone":
+            continue
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{key}.")
+        else:
+            flat[key] = value
+    return flat
+
+
+def _announce(
+    trainer: Trainer, choices: Mapping[str, str], folder: Path, sources: tuple[SampleSource, SampleSource]
+) -> None:
+    parameters = sum(p.numel() for p in trainer.learning.model.parameters())
+    learns = sum(p.numel() for p in trainer.learning.model.parameters() if p.requires_grad)
+    frozen = "" if learns == parameters else f" ({learns / 1e6:.2f} M of them learn)"
+    log.info("%s: %.2f M parameters%s", _name(choices), parameters / 1e6, frozen)
+    log.info(
+        "data: %d train, %d val, %d classes; %s in %s",
+        len(sources[0]),
+        len(sources[1]),
+        sources[0].labels.num_classes,
+        f"{trainer.total_steps} steps of {trainer.settings.batch_size * trainer.settings.accumulate} images",
+        f"{trainer.strategy.precision} on {trainer.strategy.device}",
+    )
+    log.info("run folder: %s", folder)
+
+
+def _fit(trainer: Trainer, labels: LabelSpace, started: float) -> float | None:
+    """Train, then leave the record of how it ended, whatever way that was."""
+    status, error = "failed", None
+    try:
+        status = trainer.fit()
+    except Interrupted as interruption:
+        status = interruption.status
+        raise
+    except BaseException as failure:
+        error = f"{type(failure).__name__}: {failure}"
+        raise
+    finally:
+        _close(trainer, labels, status, error, started)
+    return trainer.state.best_score
+
+
+def _close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, started: float) -> None:
+    recording = trainer.recording
+    folder = recording.folder
+    trainer.data.close()
+    trainer.evaluator.data.close()
+    try:
+        for file in report.draw_kept(folder.path, labels):
+            folder.list_artifact(file, "figures")
+    except Exception:  # a figure is not worth a run
+        log.warning("the figures could not be drawn", exc_info=True)
+    summary = _summary(trainer, status, error, time.monotonic() - started)
+    folder.write_summary(summary)
+    best = folder.checkpoints / "best.pt"
+    if best.exists():
+        folder.list_artifact(best, "checkpoints")
+    for file in ("summary.json", "metrics.jsonl", "train.log"):
+        if (folder.path / file).exists():
+            folder.list_artifact(folder.path / file, "run")
+    recording.tracker.finish(status)
+    # The run may have been created as late as in the last delivery.
+    folder.write_summary(summary | {"mlflow_run_id": recording.tracker.run_id})
+    if trainer.state.best_score is not None:
+        log.info(
+            "%s in %s: best %s %.4f at step %d",
+            status,
+            duration(time.monotonic() - started),
+            trainer.settings.checkpoint.monitor,
+            trainer.state.best_score,
+            trainer.state.best_step,
+        )
+
+
+def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -> dict[str, Any]:
+    clock, state = trainer.clock, trainer.state
+    evaluations = _evaluations(trainer.recording.folder.path / "metrics.jsonl")
+    return {
+        "status": status,
+        "error": error,
+        "step": state.step,
+        "images_seen": state.images_seen,
+        "stopped_early": state.stopped_early,
+        "monitor": trainer.settings.checkpoint.monitor,
+        "best_score": state.best_score,
+        "best_step": state.best_step,
+        "best": evaluations.get(state.best_step),
+        "final": evaluations.get(state.evaluated_step),
+        "mlflow_run_id": trainer.recording.tracker.run_id,
+        "checkpoints": trainer.recording.keeper.paths(),
+        "images_per_second": clock.images / clock.steps if clock.steps else None,
+        "data_wait_share": clock.waiting / clock.steps if clock.steps else None,
+        "evaluation_s": clock.evaluation,
+        "wall_time_s": seconds,
+    }
+
+
+def _evaluations(metrics_jsonl: Path) -> dict[int, dict[str, Any]]:
+    """The scores of every evaluation by step, also of those before a resume; of a repeated step the last."""
+    found: dict[int, dict[str, Any]] = {}
+    with metrics_jsonl.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith('{"kind": "eval"'):
+                record = json.loads(line)
+                found[record["step"]] = {k: v for k, v in record.items() if k not in ("kind", "time")}
+    return found

@@ -1,0 +1,93 @@
+"""`scripts/predict.py`: id masks and colour overlays of images, at their own size."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from PIL import Image
+from rich.progress import track
+
+from segkit.config import instantiate
+from segkit.config.schema import PredictScriptSettings, checked
+from segkit.contracts import DataError, LabelSpace, UserError
+from segkit.data.reading import SUFFIXES, UnusableError, read_image
+from segkit.engine.progress import CONSOLE
+from segkit.trained import load_trained_model
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> None:
+    """Predict every image of the input and write `ids/` and `overlays/` below the output folder."""
+    settings = checked(PredictScriptSettings, instantiate.plain(config))
+    source, output = Path(settings.input), Path(settings.output)
+    # The cheap mistakes first, before a model is loaded.
+    images = find_images(source)
+    names = output_names(images)
+    model = load_trained_model(
+        settings.run,
+        device=settings.device,
+        precision=settings.precision,
+        predictor=settings.predictor,
+        trust=settings.trust,
+    )
+    for path, name in track(
+        list(zip(images.values(), names, strict=True)), "predicting", console=CONSOLE, disable=not CONSOLE.is_terminal
+    ):
+        image = _read(path)
+        ids_HW = model.predict(image)
+        _write(output / "ids" / name, ids_HW if ids_HW.dtype == np.uint8 else ids_HW.astype(np.uint16))
+        _write(output / "overlays" / name, overlay(image, ids_HW, model.labels, settings.overlay_opacity))
+    log.info("%d images: %s and %s", len(images), output / "ids", output / "overlays")
+
+
+def find_images(source: Path) -> dict[Path, Path]:
+    """The image files of `source`, a file or a folder with its sub-folders, by their path within it.
+
+    Raises UserError when there is none.
+    """
+    if source.is_file():
+        return {Path(source.name): source}
+    if not source.is_dir():
+        raise UserError(f"input={source}: no such file or folder")
+    found = {p.relative_to(source): p for p in sorted(source.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    if not found:
+        raise UserError(f"input={source}: no images in this folder; allowed: {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def output_names(images: dict[Path, Path]) -> Iterator[Path]:
+    """For each image the PNG to write: its own path with the suffix .png, or with .png added where two would meet."""
+    uses = Counter(path.with_suffix("") for path in images)
+    for path in images:
+        alone = uses[path.with_suffix("")] == 1
+        yield path.with_suffix(".png") if alone else path.with_name(path.name + ".png")
+
+
+def overlay(image: NDArray[Any], ids_HW: NDArray[Any], labels: LabelSpace, opacity: float) -> NDArray[np.uint8]:
+    """The classes' colours over `image` (H, W, C) uint8 or float 0..1, as (H, W, 3) uint8; opacity in 0..1."""
+    shown = image.astype(np.float32) * (1.0 if image.dtype == np.uint8 else 255.0)
+    shown = shown[..., :3] if shown.shape[-1] >= 3 else np.repeat(shown[..., :1], 3, axis=-1)
+    colors = np.array(labels.colors, dtype=np.float32)[ids_HW]
+    return (shown * (1 - opacity) + colors * opacity).round().clip(0, 255).astype(np.uint8)
+
+
+def _read(path: Path) -> NDArray[Any]:
+    try:
+        return read_image(path)
+    except UnusableError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _write(path: Path, pixels: NDArray[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    Image.fromarray(pixels).save(temporary, format="png")
+    temporary.replace(path)

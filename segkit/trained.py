@@ -1,0 +1,133 @@
+"""A trained model out of its checkpoint, ready to predict. Everything in the checkpoint is data, none of it code."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segkit.config import instantiate
+from segkit.contracts import LabelSpace, Prediction, Predictor, resize_logits
+from segkit.engine import checkpoint
+from segkit.engine.strategy.base import Precision, SingleDevice
+from segkit.errors import UserError
+
+
+class TrainedModel(nn.Module):
+    """A trained model with its predictor, precision and label space.
+
+    `predict(image)` is the one-image way; called like a module it takes and gives what a Predictor does.
+    """
+
+    def __init__(self, model: nn.Module, predictor: Predictor, strategy: SingleDevice, labels: LabelSpace):
+        super().__init__()
+        self.model = model
+        self.labels = labels
+        self._predictor = predictor
+        self._strategy = strategy
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Prediction:
+        """Images (B, C, H, W), uint8 RGB or what the model was trained on, to logits (B, K, h, w)."""
+        with self._strategy.autocast():
+            return self._predictor(images.to(self._strategy.device))
+
+    def predict(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Class ids (H, W), uint8 (int32 beyond 256 classes), of one image (H, W, C) at its own size."""
+        images = torch.from_numpy(np.ascontiguousarray(image).transpose(2, 0, 1)[None].copy())
+        logits = resize_logits(self(images).logits, image.shape[:2])
+        ids_HW = logits.argmax(dim=1)[0]
+        return ids_HW.to("cpu", torch.uint8 if logits.shape[1] <= 256 else torch.int32).numpy()
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A checkpoint's content: where it stood, the training config in it, and the step it was saved at."""
+
+    path: Path
+    content: Mapping[str, Any]
+    config: dict[str, Any]
+    labels: LabelSpace
+    trust: tuple[str, ...]
+
+    @property
+    def step(self) -> int:
+        return int(self.content["state"]["step"])
+
+    def build(self, key: str, *, overrides: Mapping[str, Any] | None = None, supplied: Sequence[str] = ()) -> Any:
+        """The object that `key` of the stored config describes, if all classes it names are allowed."""
+        node = copy.deepcopy(self.config[key]) | dict(overrides or {})
+        instantiate.check_trusted(node, key, self.trust)
+        return instantiate.build(node, key, supplied=supplied)
+
+    def build_model(self) -> nn.Module:
+        """The model with the weights of this checkpoint: the averaged ones if the run averaged them."""
+        node = copy.deepcopy(self.config["model"])
+        _forget_pretrained_weights(node)
+        model: nn.Module = self.build("model", overrides=node)
+        ema = self.content.get("ema")
+        weights = self.content["model"] if ema is None else ema["model"]
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"{self.path}: the weights do not fit the model of the stored config: {error}") from None
+        return model.eval()
+
+
+def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
+    """The best checkpoint of a run folder (else its newest whole one), or the checkpoint file itself.
+
+    Raises UserError when there is none, when it is damaged, or when its stored config is not a config.
+    """
+    file, content = checkpoint.resolve(Path(path), prefer="best.pt")
+    try:
+        config, labels = json.loads(content["config"]), content["labels"]
+        space = LabelSpace(
+            tuple(labels["names"]), tuple((r, g, b) for r, g, b in labels["colors"]), int(labels["ignore_index"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None
+    return TrainedRun(file, content, config, space, tuple(trust))
+
+
+def load_trained_model(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: Precision | None = None,
+    predictor: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+) -> TrainedModel:
+    """See `segkit.load`. `precision` and `predictor` (a config node) None are those of the training run."""
+    return as_trained_model(read_run(path, trust=trust), device=device, precision=precision, predictor=predictor)
+
+
+def as_trained_model(
+    run: TrainedRun, *, device: str, precision: Precision | None = None, predictor: Mapping[str, Any] | None = None
+) -> TrainedModel:
+    strategy = SingleDevice(device, precision or run.content["precision"])
+    model = strategy.prepare(run.build_model(), channels_last=bool(run.config["trainer"]["channels_last"]))
+    if predictor is None:
+        make_predictor = run.build("predictor", supplied=["model"])
+    else:
+        make_predictor = instantiate.build(predictor, "predictor", supplied=["model"])
+    return TrainedModel(model, make_predictor(model), strategy, run.labels)
+
+
+def _forget_pretrained_weights(node: dict[str, Any]) -> None:
+    """The checkpoint brings all weights: nothing is to be fetched, and no file of the training machine is needed."""
+    for value in node.values():
+        if isinstance(value, dict):
+            _forget_pretrained_weights(value)
+    if node.get("pretrained"):
+        node["pretrained"] = False
+    if "weights" in node:
+        node["weights"] = None
