@@ -46,7 +46,7 @@ def pick(features: Sequence[FeatureInfo], level: int) -> int:
 
 
 class TimmBackbone(nn.Module):
-    """Maps (B, C, ceil(H / reduction), ceil(W / reduction)) of images (B, C, H, W), one a level in `features`.
+    """Maps (B, C, ceil(H / reduction), ceil(W / reduction)) of images (B, C, H, W), one per feature.
 
     Any image size works: images are padded at the bottom and right as far as the model needs it, and the
     maps are cropped, so that a map lies over the image in the same way for every model.

@@ -110,7 +110,7 @@ def _cached_or_fetchable(name: str) -> str | None:
             return cached
         url = hf_hub_url(config.hf_hub_id, file_name)
     else:
-        url = str(config.url if isinstance(config.url, str) else config.url[0])
+        url = str(config.url)
     try:
         # timm would retry for most of a minute before it gave up.
         if config.hf_hub_id:
@@ -127,6 +127,6 @@ def _cannot_fetch(name: str, error: Exception) -> UserError:
     return UserError(
         f"backbone.pretrained=true, but the weights of {name} cannot be fetched "
         f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). Either set "
-        "backbone.pretrained=false; or give a local file, backbone.weights=<file>; or fetch them on a machine "
-        "with a network, copy its Hugging Face cache here and set HF_HOME to it"
+        "backbone.pretrained=false; or give a local file, backbone.weights=<file>; or fetch them on a "
+        "machine with a network, copy its Hugging Face cache here and set HF_HOME to it"
     )

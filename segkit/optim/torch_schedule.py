@@ -1,0 +1,67 @@
+"""Any schedule of torch.optim.lr_scheduler as a `contracts.Schedule`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from segkit.contracts import UserError
+from segkit.optim.schedules import warmup_length
+
+
+class TorchSchedule:
+    """A PyTorch schedule, stepped every step or epoch, after warm-up to the learning rate it starts with.
+
+    Args:
+        scheduler: called with the optimizer; its own lengths count in `interval`.
+        interval: how often it is stepped; epochs count from the end of warm-up.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        scheduler: Callable[..., LRScheduler],
+        total_steps: int,
+        steps_per_epoch: int,
+        interval: Literal["step", "epoch"] = "epoch",
+        warmup_steps: int | None = None,
+        warmup_epochs: float | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.warmup = warmup_length(total_steps, steps_per_epoch, steps=warmup_steps, epochs=warmup_epochs)
+        self.every = steps_per_epoch if interval == "epoch" else 1
+        self.scheduler = scheduler(optimizer)
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            raise UserError(
+                "scheduler.scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau waits for a metric, "
+                "which a schedule of the step alone has not; allowed: any other of torch.optim.lr_scheduler"
+            )
+        self.current = 0
+        self.start = [group["lr"] for group in optimizer.param_groups]
+        self._warm_up()
+
+    def step(self) -> None:
+        self.current += 1
+        if self.current <= self.warmup:
+            self._warm_up()
+        elif (self.current - self.warmup) % self.every == 0:
+            self.scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        return {"step": self.current, "rates": rates, "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.current = state_dict["step"]
+        self.scheduler.load_state_dict(state_dict["scheduler"])
+        for group, rate in zip(self.optimizer.param_groups, state_dict["rates"], strict=True):
+            group["lr"] = rate
+
+    def _warm_up(self) -> None:
+        factor = min(1.0, (self.current + 1) / (self.warmup + 1))
+        for group, start in zip(self.optimizer.param_groups, self.start, strict=True):
+            group["lr"] = start * factor
