@@ -32,7 +32,6 @@ from segkit.errors import Interrupted, UserError
 from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.listed import ListedMetric
 from segkit.metrics.scores import scores
-from segkit.optim.parameter_groups import build_optimizer
 from segkit.tracking import provenance
 
 log = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ SUPPLIED = {
     "transform": (),
     "model": (),
     "loss": (),
-    "optimizer": ("params",),
+    "optimizer": ("model",),
     "scheduler": ("optimizer", "total_steps", "steps_per_epoch"),
     "predictor": ("model",),
     "tracker": ("run_folder",),
@@ -134,15 +133,7 @@ def build_learning(
 ) -> Learning:
     model = strategy.prepare(instantiate.build(values["model"], "model"), channels_last=options.channels_last)
     loss: nn.Module = instantiate.build(values["loss"], "loss").to(strategy.device)
-    if "lr" not in values["optimizer"]:
-        raise UserError("optimizer.lr: missing; the learning rate has to be written out, as in optimizer.lr=1e-4")
-    optimizer = build_optimizer(
-        model,
-        instantiate.build(values["optimizer"], "optimizer", supplied=SUPPLIED["optimizer"]),
-        lr=values["optimizer"]["lr"],
-        weight_decay=values["optimizer"].get("weight_decay", 0.0),
-        **options.parameter_groups.model_dump(),
-    )
+    optimizer = instantiate.build(values["optimizer"], "optimizer", supplied=SUPPLIED["optimizer"])(model)
     schedule = instantiate.build(values["scheduler"], "scheduler", supplied=SUPPLIED["scheduler"])(
         optimizer, total_steps=total_steps(options, steps_per_epoch), steps_per_epoch=steps_per_epoch
     )
@@ -227,7 +218,8 @@ def _run_info(
     continued: str | None,
 ) -> RunInfo:
     folder = trainer.recording.folder
-    tags = {f"group.{group}": str(option) for group, option in choices.items() if not group.startswith("hydra/")}
+    chosen = {group: option for group, option in choices.items() if option and group.split("/")[0] not in ("hydra", "paths")}
+    tags = {f"group.{group}": str(option) for group, option in chosen.items()}
     for split, source in zip(("train", "val"), sources, strict=True):
         tags |= {f"data.{split}.{name}": str(value) for name, value in source.identity().items()}
     tags |= provenance.git_state(Path(__file__).parent, folder.path / "git.diff")
@@ -240,7 +232,7 @@ def _run_info(
 
 
 def _name(choices: Mapping[str, str]) -> str:
-    shown = (choices.get(group) for group in ("model", "backbone@backbone", "loss", "dataset"))
+    shown = (choices.get(group) for group in ("model", "backbone", "loss", "dataset"))
     return " ".join(str(option) for option in shown if option)
 
 

@@ -52,11 +52,6 @@ class EmaSettings(Settings):
     decay: Annotated[float, Field(gt=0, lt=1)] | None
 
 
-class ParameterGroupSettings(Settings):
-    backbone_lr_factor: Annotated[float, Field(ge=0)]
-    decay_norm_and_bias: bool
-
-
 class TrainerSettings(Settings):
     strategy: dict[str, Any]
     device: str
@@ -70,7 +65,6 @@ class TrainerSettings(Settings):
     clip_norm: Annotated[float, Field(gt=0)] | None
     num_workers: NotNegative
     num_threads: Positive | None
-    parameter_groups: ParameterGroupSettings
     ema: EmaSettings
     evaluate: EvaluateSettings
     checkpoint: CheckpointSettings
