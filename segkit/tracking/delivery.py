@@ -250,11 +250,11 @@ class _Delivery:
     def _is_wanted(self, path: Path) -> bool:
         # A line of the list is data: it may not reach for files outside the run folder.
         inside = not path.is_absolute() and ".." not in path.parts
-        checkpoint = path.parts[0] == "checkpoints"
+        checkpoint = path.parts[:1] == ("checkpoints",)
         return (
             inside
             and (self.record.destination.log_checkpoint or not checkpoint)
-            and (self.folder / path).exists()
+            and (self.folder / path).is_file()
         )
 
     def send_status(self) -> None:

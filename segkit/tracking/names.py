@@ -9,7 +9,7 @@ from typing import Any
 MAX_KEY = 250
 MAX_PARAM_VALUE = 6000
 MAX_TAG_VALUE = 5000
-"""Characters, as MLflow 2.10 and later store them; older servers take fewer and are not supported."""
+"""Characters. MLflow 3 takes longer tags, servers before it do not."""
 
 
 def sanitised(keys: Iterable[str]) -> dict[str, str]:

@@ -218,7 +218,7 @@ def test_checkpoints_stay_here_when_asked_and_nothing_outside_leaves(run, store:
     save_record(run.folder, replace(record, destination=replace(record.destination, log_checkpoint=False)))
     (tmp_path / "secret").write_text("secret")
     run.artifact("checkpoints/best.pt", "weights", "checkpoints")
-    for path in ("../secret", str(tmp_path / "secret"), "never-written.png"):
+    for path in ("../secret", str(tmp_path / "secret"), "never-written.png", "checkpoints", ""):
         run.append("artifacts.jsonl", {"path": path, "artifact_path": ""})
     run_id = deliver(run.folder).run_id
     assert [file.path for file in MlflowClient(store).list_artifacts(run_id)] == ["config"]
