@@ -84,9 +84,12 @@ class Folder(Source):
         """Raise DataError listing the files at fault by kind. Reads every file not read before."""
         faults = Faults()
         self._match(faults)
-        cache = None if self.cache_dir is None else Path(self.cache_dir)
-        image_facts, problems = inspected([pair.image for pair in self.pairs], inspect_image, cache)
-        mask_facts, mask_problems = inspected([pair.mask for pair in self.pairs], inspect_mask, cache)
+        image_facts, problems = inspected(
+            [pair.image for pair in self.pairs], inspect_image, self._cache_file("images")
+        )
+        mask_facts, mask_problems = inspected(
+            [pair.mask for pair in self.pairs], inspect_mask, self._cache_file("masks")
+        )
         for path, problem in {**problems, **mask_problems}.items():
             faults.add(problem, self._name(path))
         self._compare(image_facts, mask_facts, faults)
@@ -107,6 +110,12 @@ class Folder(Source):
             "digest": digest.hexdigest(),
         }
 
+    def _cache_file(self, part: str) -> Path | None:
+        if self.cache_dir is None:
+            return None
+        key = hashlib.sha256(os.fsencode(self.folder / part)).hexdigest()[:16]
+        return Path(self.cache_dir) / f"{part}-{key}.json"
+
     def _match(self, faults: Faults) -> None:
         """Note images and masks without a partner, and names that leave open which files belong together."""
         for stem, paths in self.images.items():
@@ -118,7 +127,7 @@ class Folder(Source):
         for found in (self.images, self.masks):
             for paths in found.values():
                 if len(paths) > 1:
-                    faults.add("the same name twice", ", ".join(self._name(path) for path in paths))
+                    faults.add("names given to two files", ", ".join(self._name(path) for path in paths))
 
     def _compare(self, images: dict[Path, Facts], masks: dict[Path, Facts], faults: Faults) -> None:
         """Note pairs of different size, and ids that have no place among the classes."""

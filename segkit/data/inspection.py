@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
 import textwrap
@@ -48,19 +47,13 @@ def inspect_mask(path: Path) -> Facts:
 
 
 def inspected(
-    paths: Sequence[Path], inspect: Callable[[Path], Facts], cache_dir: Path | None
+    paths: Sequence[Path], inspect: Callable[[Path], Facts], cache_file: Path | None
 ) -> tuple[dict[Path, Facts], dict[Path, str]]:
     """Facts of the sound files and the problems of the others, by path.
 
-    Sound files that have not changed since an earlier call are taken from `cache_dir`. A cache that cannot be
-    read or written is done without.
+    Sound files that have not changed since an earlier call are taken from `cache_file`. A cache that cannot
+    be read or written is done without.
     """
-    cache_file = None
-    if cache_dir is not None:
-        key = hashlib.sha256(
-            f"{inspect.__name__}\0{os.path.commonpath(paths)}".encode(errors="surrogateescape")
-        )
-        cache_file = cache_dir / f"{key.hexdigest()[:16]}.json"
     known = _load(cache_file)
 
     def look(path: Path) -> Facts | str:
@@ -73,7 +66,7 @@ def inspected(
             return str(problem)
 
     # Decoding leaves the interpreter lock, so threads do.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
         found = dict(zip(paths, threads.map(look, paths), strict=True))
     facts = {path: fact for path, fact in found.items() if isinstance(fact, Facts)}
     _save(cache_file, {str(path): fact for path, fact in facts.items()})

@@ -46,7 +46,7 @@ class LabelMap:
         self.dtype = dtype
 
     def __call__(self, raw: NDArray[Any]) -> NDArray[Any]:
-        """The mask of class ids for raw ids of any shape. Raises UnusableError naming those without a place."""
+        """Class ids for raw ids of any shape. Raises UnusableError naming those without a place."""
         mask = self.table[raw]
         if mask.size and mask.min() == NO_CLASS:
             unknown = np.unique(raw[mask == NO_CLASS]).tolist()

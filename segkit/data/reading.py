@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 MASK_FORMATS = ("PNG", "TIFF", "BMP")
@@ -74,7 +74,7 @@ def _content(path: Path) -> bytes:
         raise UnusableError(f"cannot be read: {error.strerror}") from None
 
 
-def _stored_as(image: Image.Image) -> str:
+def _stored_as(image: ImageFile.ImageFile) -> str:
     """Pillow's name for the layout of pixels in the file, of which `image.mode` is the widened form."""
     arguments = image.tile[0].args if image.tile else ""
     return arguments if isinstance(arguments, str) else str(arguments[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import hashlib
 import math
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from segkit.contracts import Sample, UserError
 from segkit.data.source import Source
 
-CLASS_NAMES = ("background", "disc", "square", "triangle", "ring", "line", "striped", "checkered")
-BACKGROUND, DISC, SQUARE, TRIANGLE, RING, LINE, STRIPED, CHECKERED = range(len(CLASS_NAMES))
+CLASS_NAMES = ("background", "disc", "square", "triangle", "ring", "line", "striped")
+BACKGROUND, DISC, SQUARE, TRIANGLE, RING, LINE, STRIPED = range(len(CLASS_NAMES))
 SPLITS = ("train", "val", "test")
 BORDER = 2
 
@@ -28,8 +29,8 @@ class Shapes(Source):
     """Overlapping shapes on uneven ground, which no single cue tells apart.
 
     Colours are random, so they give no class. Plain discs, squares, triangles and rings differ by outline;
-    what is striped or checkered is its own class whatever its outline; lines are 3 pixels wide. Later objects
-    hide earlier ones, light falls unevenly, and a border of 2 pixels around every object is ignored.
+    what is striped is its own class whatever its outline; lines are 3 pixels wide. Later objects hide earlier
+    ones, light falls unevenly, and a border of 2 pixels around every object is ignored.
 
     Args, besides those of `Source`:
         num_train: samples of the train split.
@@ -101,8 +102,7 @@ def draw_split(
 
 def draw_scene(generator: Generator, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """One image (size, size, 3) with its mask (size, size), in painter's order."""
-    ground = generator.uniform(40, 215, 3).astype(np.float32)
-    canvas = ground + 30 * _mottle(generator, size)
+    canvas = generator.uniform(60, 180) + 25 * _mottle(generator, size, channels=3)
     mask = np.zeros((size, size), np.int16)
     around = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
     # Lines come last, or little would be left of them.
@@ -114,10 +114,10 @@ def draw_scene(generator: Generator, size: int) -> tuple[NDArray[np.uint8], NDAr
         inside = np.nonzero(region)
         mask[cv2.dilate(region, around) > 0] = -1
         mask[inside] = class_id
-        if class_id in (STRIPED, CHECKERED):
-            canvas[inside] = _texture(generator, class_id, inside, ground)
-        else:
-            canvas[inside] = _color_unlike(generator, ground) + 12 * _mottle(generator, size)[inside]
+        color = _color(generator)
+        if class_id == STRIPED:
+            color = np.where(_stripes(generator, *inside)[:, None], color, _color(generator))
+        canvas[inside] = color + 10 * _mottle(generator, size, channels=1)[inside]
     slope = generator.normal(0, 0.15, 2)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     canvas *= (1 + slope[0] * ramp[:, None] + slope[1] * ramp)[..., None]
@@ -129,9 +129,9 @@ def draw_scene(generator: Generator, size: int) -> tuple[NDArray[np.uint8], NDAr
 def _outline(generator: Generator, class_id: int, size: int) -> NDArray[np.uint8]:
     """The pixels (size, size) of one object, 1 inside and 0 outside. A textured one has any outline."""
     region = np.zeros((size, size), np.uint8)
-    shape = generator.integers(DISC, RING) if class_id in (STRIPED, CHECKERED) else class_id
+    shape = generator.integers(DISC, RING) if class_id == STRIPED else class_id
     x, y = (int(place) for place in generator.uniform(0.1, 0.9, 2) * size)
-    radius = int(generator.uniform(9, 16))
+    radius = int(generator.uniform(10, 17))
     if shape == LINE:
         angle, reach = generator.uniform(0, math.pi), generator.uniform(15, 40)
         step = (int(reach * math.cos(angle)), int(reach * math.sin(angle)))
@@ -150,29 +150,21 @@ def _outline(generator: Generator, class_id: int, size: int) -> NDArray[np.uint8
     return region
 
 
-def _texture(
-    generator: Generator, class_id: int, inside: tuple[NDArray[Any], ...], ground: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Stripes or checks of two colours (N, 3) at the N pixels `inside`, given as rows and columns."""
-    rows, columns = inside
+def _stripes(generator: Generator, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of the pixels at `rows` and `columns` (N,) lie on the stripes of a pattern at a random angle."""
     angle = generator.uniform(0, math.pi)
-    frequency = 2 * math.pi / generator.uniform(5, 8)
-    across = np.sin(frequency * (columns * math.cos(angle) + rows * math.sin(angle)))
-    along = np.sin(frequency * (rows * math.cos(angle) - columns * math.sin(angle)))
-    color = _color_unlike(generator, ground)
-    chosen = across > 0 if class_id == STRIPED else across * along > 0
-    return np.where(chosen[:, None], color, _color_unlike(generator, color))
+    period = generator.uniform(5, 8)
+    return np.sin(2 * math.pi / period * (columns * math.cos(angle) + rows * math.sin(angle))) > 0
 
 
-def _mottle(generator: Generator, size: int) -> NDArray[np.float32]:
-    """Smooth noise (size, size, 1) with a standard deviation of about 1 and 6 bumps along an edge."""
-    coarse = generator.standard_normal((6, 6), np.float32)
-    return np.float32(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC))[..., None]
+def _mottle(generator: Generator, size: int, channels: int) -> NDArray[np.float32]:
+    """Smooth noise (size, size, channels) with a standard deviation of about 1 and 6 bumps along an edge."""
+    coarse = generator.standard_normal((6, 6, channels), np.float32)
+    smooth = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    return smooth.reshape(size, size, channels)
 
 
-def _color_unlike(generator: Generator, other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A random colour at a distance from `other` that stays visible under uneven light."""
-    while True:
-        color = generator.uniform(20, 235, 3).astype(np.float32)
-        if np.linalg.norm(color - other) > 90:
-            return color
+def _color(generator: Generator) -> NDArray[np.float32]:
+    """A random strong colour: RGB (3,) in 0..255."""
+    hue, saturation, value = generator.uniform((0, 0.6, 0.5), (1, 1, 1))
+    return np.float32(255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value)))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segkit.contracts import LabelSpace, UserError
+from segkit.data.label_map import LabelMap, listed
+from segkit.data.reading import UnusableError
+
+LABELS = LabelSpace(("a", "b", "c"), ((0, 0, 0),) * 3, 255)
+
+
+def test_without_a_mapping_ids_stay() -> None:
+    mask = LabelMap(LABELS, None, np.uint8)(np.array([[0, 2, 255]], np.int32))
+    assert mask.dtype == np.uint8
+    assert mask.tolist() == [[0, 2, 255]]
+
+
+def test_a_mapping_moves_ids_and_merges_them() -> None:
+    label_map = LabelMap(LABELS, {7: 0, 8: 1, 1000: 1, 3: 255}, np.uint8)
+    assert label_map(np.array([7, 8, 1000, 3, 255], np.int32)).tolist() == [0, 1, 1, 255, 255]
+
+
+def test_the_ignored_id_may_become_a_class() -> None:
+    assert LabelMap(LABELS, {0: 0, 255: 1}, np.uint8)(np.array([0, 255], np.uint8)).tolist() == [0, 1]
+
+
+def test_a_negative_ignore_index_comes_from_a_mapping() -> None:
+    labels = LabelSpace(("a", "b"), ((0, 0, 0),) * 2, -100)
+    assert LabelMap(labels, {0: 0, 1: 1, 9: -100}, np.int32)(np.array([9, 1], np.uint8)).tolist() == [-100, 1]
+
+
+def test_ids_without_a_place_are_named() -> None:
+    label_map = LabelMap(LABELS, {7: 0, 8: 1}, np.uint8)
+    with pytest.raises(UnusableError, match=r"has ids 0, 9; allowed: 7..8, 255"):
+        label_map(np.array([7, 9, 9, 0], np.uint8))
+    assert label_map.unknown([0, 7, 9, 255]) == [0, 9]
+
+
+@pytest.mark.parametrize("mapping", [{-1: 0}, {65536: 0}, {0: 3}, {0: -1}])
+def test_impossible_mappings_name_the_key(mapping: dict[int, int]) -> None:
+    with pytest.raises(UserError, match=r"dataset\.class_mapping maps"):
+        LabelMap(LABELS, mapping, np.uint8)
+
+
+@given(
+    st.dictionaries(st.integers(0, 65535), st.sampled_from([0, 1, 2, 255]), min_size=1),
+    st.lists(st.integers(0, 65535), min_size=1),
+)
+def test_every_id_is_mapped_or_reported(mapping: dict[int, int], raw: list[int]) -> None:
+    label_map = LabelMap(LABELS, mapping, np.uint8)
+    expected = {255: 255, **mapping}
+    unknown = sorted({value for value in raw if value not in expected})
+    assert label_map.unknown(sorted(set(raw))) == unknown
+    if unknown:
+        with pytest.raises(UnusableError):
+            label_map(np.array(raw, np.int32))
+    else:
+        assert label_map(np.array(raw, np.int32)).tolist() == [expected[value] for value in raw]
+
+
+def test_long_lists_of_ids_are_cut() -> None:
+    assert listed([1, 2, 3], limit=2) == "1, 2 and 1 more"
+    assert listed([1, 2], limit=2) == "1, 2"

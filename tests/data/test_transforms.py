@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import albumentations
+import hydra.utils
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from segkit.contracts import Sample, UserError
+from segkit.data.transforms import AlbumentationsTransform, random_crop, resize
+
+PRESETS = sorted((Path(__file__).parents[2] / "conf" / "transform").glob("*.yaml"))
+CROP = (32, 48)
+
+
+def preset(path: Path, ignore_index: int = 255) -> AlbumentationsTransform:
+    dataset = {"crop_size": list(CROP), "ignore_index": ignore_index}
+    config = OmegaConf.create({"dataset": dataset, "transform": OmegaConf.load(path)})
+    return hydra.utils.instantiate(config.transform)
+
+
+def sample(height: int, width: int, ids: tuple[int, ...] = (3, 7), dtype: Any = np.uint8) -> Sample:
+    """An image whose pixels tell the id of the mask: red is ten times the id."""
+    generator = np.random.default_rng(height * 1000 + width)
+    blocks = generator.choice(np.array(ids, dtype), (-(-height // 8), -(-width // 8)))
+    mask = np.kron(blocks, np.ones((8, 8), dtype))[:height, :width].astype(dtype)
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = 10 * np.abs(mask.astype(np.int64)) % 256
+    return Sample(image, mask, f"{height}x{width}")
+
+
+def test_there_are_presets() -> None:
+    assert {"light", "default", "strong", "none", "custom"} <= {path.stem for path in PRESETS}
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+class TestPresets:
+    @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (32, 48), (33, 47), (100, 120)])
+    def test_any_image_becomes_a_crop_of_its_own_labels(self, path: Path, size: tuple[int, int]) -> None:
+        transform = preset(path)
+        for seed in range(15):
+            result = transform(sample(*size), seed)
+            expected = CROP if path.stem != "none" else size
+            assert result.image.shape == (*expected, 3)
+            assert result.mask.shape == expected
+            assert (result.image.dtype, result.mask.dtype) == (np.uint8, np.uint8)
+            assert result.image.flags.c_contiguous
+            assert result.mask.flags.c_contiguous
+            # No id 0, although uncovered pixels are black: they are ignored. And no id between 3 and 7.
+            assert set(np.unique(result.mask)) <= {3, 7, 255}
+            assert result.id == f"{size[0]}x{size[1]}"
+
+    def test_the_seed_decides(self, path: Path) -> None:
+        transform, other = preset(path), preset(path)
+        original = sample(60, 60)
+        results = {}
+        for seed in (*range(8), *reversed(range(8))):
+            result = transform(original, seed)
+            key = (result.image.tobytes(), result.mask.tobytes())
+            assert results.setdefault(seed, key) == key, "the same after other calls"
+            again = other(original, seed)
+            assert (again.image.tobytes(), again.mask.tobytes()) == key, "the same in another transform"
+        assert len(set(results.values())) > (4 if path.stem != "none" else 0)
+
+    @pytest.mark.parametrize("ignore_index", [-100, 70000])
+    def test_ids_beyond_8_bits_survive(self, path: Path, ignore_index: int) -> None:
+        transform = preset(path, ignore_index)
+        for seed in range(8):
+            mask = transform(sample(20, 30, ids=(300, 65535), dtype=np.int32), seed).mask
+            assert mask.dtype == np.int32
+            assert set(np.unique(mask)) <= {300, 65535, ignore_index}
+
+    def test_float_images_stay_float(self, path: Path) -> None:
+        original = sample(40, 40)
+        deep = Sample(original.image / np.float32(255), original.mask, "deep")
+        for seed in range(8):
+            image = preset(path)(deep, seed).image
+            assert image.dtype == np.float32
+            assert image.max() <= 1
+
+    def test_the_input_is_left_alone(self, path: Path) -> None:
+        original = sample(60, 60)
+        image, mask = original.image.copy(), original.mask.copy()
+        for seed in range(8):
+            preset(path)(original, seed)
+        assert np.array_equal(original.image, image)
+        assert np.array_equal(original.mask, mask)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 2**32 - 1))
+def test_image_and_mask_move_together(height: int, width: int, seed: int) -> None:
+    steps = [
+        albumentations.HorizontalFlip(p=0.5),
+        albumentations.RandomRotate90(p=0.5),
+        random_crop(CROP, fill_mask=255),
+    ]
+    result = AlbumentationsTransform(steps, CROP)(sample(height, width), seed)
+    valid = result.mask != 255
+    assert np.array_equal(result.image[..., 0][valid], 10 * result.mask[valid])
+    assert not result.image[~valid].any()
+    # Padding and cropping keep as much of the image as fits.
+    assert valid.sum() in {min(h, CROP[0]) * min(w, CROP[1]) for h, w in ((height, width), (width, height))}
+
+
+def test_global_generators_serve_users_steps_and_stay_as_they_were() -> None:
+    drawn: list[tuple[float, ...]] = []
+
+    def draw(image: Any, **_: Any) -> Any:
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+        return image
+
+    transform = AlbumentationsTransform([albumentations.Lambda(image=draw, p=1)], None)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    for seed in (5, 6, 5):
+        transform(sample(8, 8), seed)
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+def test_a_wrong_size_names_the_key() -> None:
+    transform = AlbumentationsTransform([albumentations.HorizontalFlip()], 32)
+    with pytest.raises(UserError, match=r"made 8x9 pixels of 8x9, but transform\.size is 32x32"):
+        transform(sample(8, 9), 0)
+
+
+def test_a_step_that_makes_tensors_is_refused() -> None:
+    transform = AlbumentationsTransform([albumentations.ToFloat()], None)
+    with pytest.raises(UserError, match=r"made a float32 image .* allowed: a uint8 image"):
+        transform(sample(8, 9), 0)
+
+
+def test_resize_keeps_the_whole_image() -> None:
+    result = AlbumentationsTransform([resize(16)], 16)(sample(32, 64, ids=(1, 2, 3)), 0)
+    assert result.mask.shape == (16, 16)
+    assert set(np.unique(result.mask)) == {1, 2, 3}
