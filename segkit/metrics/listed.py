@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 
 class ListedMetric:
@@ -27,7 +27,7 @@ class ListedMetric:
 
     def __init__(
         self,
-        metric: Metric,
+        metric: Metric | MetricCollection,
         *,
         name: str,
         ignore_index: int,
@@ -47,8 +47,7 @@ class ListedMetric:
 
     def update(self, logits: Tensor, mask: Tensor) -> None:
         """Take logits (B, C, H, W) at the mask's size and mask (B, H, W)."""
-        if self.metric.device != logits.device:
-            self.metric.to(logits.device)
+        self.metric.to(logits.device)
         truth = mask.long()
         valid = truth != self.ignore_index
         if not valid.any():

@@ -99,16 +99,17 @@ class TimmBackbone(nn.Module):
 
 
 class Sizing(NamedTuple):
-    """The image sizes a model takes: multiples of `multiple`, or only the size `fixed` = (H, W)."""
+    """The image sizes a model takes: multiples of `multiple` from `minimum` up, or only `fixed` = (H, W)."""
 
     multiple: int = 1
+    minimum: int = 1
     fixed: tuple[int, int] | None = None
 
     def pad(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) with zeros at the bottom and right. Raises UserError if they are too large."""
         height, width = images.shape[-2:]
         if self.fixed is None:
-            down, right = -height % self.multiple, -width % self.multiple
+            down, right = (self._padded(length) - length for length in (height, width))
         else:
             down, right = self.fixed[0] - height, self.fixed[1] - width
             if min(down, right) < 0:
@@ -117,6 +118,9 @@ class Sizing(NamedTuple):
                     f"{self.fixed[0]} x {self.fixed[1]}; set backbone.options.img_size or choose another"
                 )
         return F.pad(images, (0, right, 0, down)) if down or right else images
+
+    def _padded(self, length: int) -> int:
+        return ceil(max(length, self.minimum) / self.multiple) * self.multiple
 
 
 def _maps(net: Any, images: Tensor) -> list[Tensor]:

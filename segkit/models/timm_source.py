@@ -42,7 +42,8 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
         return _make_freely(name, make, arguments)
     except TypeError as error:
         raise UserError(
-            f"backbone.name={name} does not take model.output_stride or backbone.options as given: {error}"
+            f"backbone.name={name} does not take the options given to it (model.output_stride, model.options, "
+            f"backbone.options): {error}"
         ) from error
     except (RuntimeError, AttributeError, AssertionError, ValueError, OSError) as error:
         if weights is not None:
@@ -51,7 +52,7 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
             ) from error
         if isinstance(error, OSError):
             raise _cannot_fetch(name, error) from error
-        raise UserError(f"backbone.name={name} cannot be built as a backbone: {error}") from error
+        raise UserError(f"backbone.name={name} cannot be built as a backbone here: {error!r}") from error
 
 
 def _make_freely(name: str, make: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:

@@ -16,9 +16,9 @@ class Padam(Optimizer):
     """AMSGrad whose second moment is raised to `partial` in place of 1/2.
 
     Chen et al., "Closing the Generalization Gap of Adaptive Gradient Methods in Training Deep Neural
-    Networks" (arXiv 1806.06763), algorithm 1, with Adam's bias corrections, so that `partial` 0.5 is AMSGrad; towards 0
-    it becomes SGD with momentum, and takes its larger learning rates (the paper: 0.1). Weight decay is added
-    to the gradient, as in Adam.
+    Networks" (arXiv 1806.06763), algorithm 1, with Adam's bias corrections, so that `partial` 0.5 is
+    AMSGrad; towards 0 it becomes SGD with momentum, and takes its larger learning rates (the paper: 0.1).
+    Weight decay is added to the gradient, as in Adam.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Padam(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -57,7 +57,7 @@ def test_step_by_hand_in_steps_and_in_epochs() -> None:
 
 
 def test_one_cycle_is_that_of_torch() -> None:
-    """Torch puts its end on the last step, ours is just after it: 101 of its points are our 100 steps and one."""
+    """Torch ends on the last step, ours just after it: its 101 points are our 100 steps and one more."""
     reference = optimizer(1.0)
     theirs = OneCycleLR(reference, max_lr=1.0, total_steps=101, pct_start=0.31)
     expected = [reference.param_groups[0]["lr"]]
@@ -73,9 +73,8 @@ def test_warm_up_begins_above_zero_and_the_schedule_follows_it() -> None:
     found = rates(partial(poly, power=1.0, warmup_steps=3), 7)
     assert found == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0])
     assert rates(partial(poly, power=1.0, warmup_epochs=0.3), 7) == pytest.approx(found)
-    wrapped = partial(
-        TorchSchedule, scheduler=partial(ExponentialLR, gamma=0.5), interval="step", warmup_steps=3
-    )
+    halving = partial(ExponentialLR, gamma=0.5)
+    wrapped = partial(TorchSchedule, scheduler=halving, interval="step", warmup_steps=3)
     assert rates(wrapped, 6) == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.5, 0.25, 0.125])
 
 

@@ -1,0 +1,114 @@
+"""The decoders of segmentation_models_pytorch on timm backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from segkit.contracts import Prediction, UserError
+from segkit.models.backbone import Sizing
+from segkit.models.batch_norm import accept_single_values
+from segkit.models.normalization import Normalize
+from segkit.models.timm_source import build
+
+Decoder = Literal[
+    "unet",
+    "unetplusplus",
+    "manet",
+    "linknet",
+    "fpn",
+    "pspnet",
+    "pan",
+    "deeplabv3",
+    "deeplabv3plus",
+    "upernet",
+    "segformer",
+    "dpt",
+]
+
+
+class SmpSegmenter(nn.Module):
+    """Images as in `contracts.Batch`, of any size, to a Prediction at their size.
+
+    Images are padded at the bottom and right to what the network needs, and the logits cropped.
+
+    Args:
+        decoder: smp's architecture; `dpt` needs a plain ViT as its encoder, the others a hierarchical one.
+        encoder: a model of timm.
+        mean: of each image channel, in the units `Normalize` states.
+        std: of each image channel, in the same units.
+        pretrained: fetch timm's weights for the encoder, unless they are cached.
+        weights: local file of encoder weights in timm's format.
+        frozen: no parameter of the encoder trains and it stays in evaluation mode, batch norm included.
+        encoder_options: further arguments of `timm.create_model`.
+        options: further arguments of smp's class, such as `encoder_output_stride` or `decoder_channels`.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        encoder: str,
+        *,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        pretrained: bool = False,
+        weights: str | None = None,
+        frozen: bool = False,
+        encoder_options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_channels = len(mean)
+        self.normalize = Normalize(mean, std)
+
+        def make(pretrained: bool, **for_timm: Any) -> nn.Module:
+            return smp.create_model(
+                decoder,
+                encoder_name=f"tu-{encoder}",
+                encoder_weights=True if pretrained else None,
+                in_channels=self.input_channels,
+                classes=num_classes,
+                **{**for_timm, **(encoder_options or {}), **(options or {})},
+            )
+
+        self.network: Any = build(encoder, make, pretrained=pretrained, weights=weights)
+        stride = self.network.encoder.output_stride
+        # DPT halves the encoder's map and doubles it again; PAN pools it three times over.
+        self.sizing = Sizing(
+            2 * stride if decoder == "dpt" else stride, minimum=8 * stride if decoder == "pan" else 1
+        )
+        self._try_out(f"model.decoder={decoder} with backbone.name={encoder}")
+        self.frozen = frozen
+        if frozen:
+            self.backbone.requires_grad_(False)
+        self.train()
+        accept_single_values(self)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.network.encoder
+
+    def train(self, mode: bool = True) -> SmpSegmenter:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Prediction:
+        height, width = images.shape[-2:]
+        logits = self.network(self.sizing.pad(self.normalize(images)))
+        return Prediction(logits[:, :, :height, :width])
+
+    @torch.no_grad()
+    def _try_out(self, combination: str) -> None:
+        # Not every decoder takes every encoder's levels, and smp finds out only here.
+        self.network.eval()
+        try:
+            self.network(self.sizing.pad(torch.zeros(1, self.input_channels, 1, 1)))
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise UserError(f"{combination} does not work: {error}") from error
