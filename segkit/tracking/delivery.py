@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -192,10 +191,10 @@ class _Delivery:
         if changed:
             tags["changed_on_resume"] = "; ".join(changed)
         new = [Param(key, value) for key, value in params.items() if key not in sent]
-        for batch in _batches(iter(new), MAX_PARAMS):
+        for batch in _batches(new, MAX_PARAMS):
             self.client.log_batch(self.run_id, params=batch)
         all_tags = [RunTag(key, value) for key, value in names.as_tags(tags).items()]
-        for batch in _batches(iter(all_tags), MAX_PARAMS):
+        for batch in _batches(all_tags, MAX_PARAMS):
             self.client.log_batch(self.run_id, tags=batch)
         self.client.log_dict(self.run_id, self.record.params, "config/params.json")
         self.progress.described = self.record.digest()
@@ -203,17 +202,22 @@ class _Delivery:
 
     def send_metrics(self) -> None:
         waiting: list[Metric] = []
-        for row, offset in records_from(self.folder / METRICS, self.progress.metrics_offset):
+        before = self.progress.metrics_offset
+        for row, offset in records_from(self.folder / METRICS, before):
             metrics = self._new_metrics(row)
             if len(waiting) + len(metrics) > MAX_METRICS:
                 self._send_batch(waiting)
                 waiting = []
+            # Only now: what the line above saved must not count this row.
             waiting += metrics
             self.progress.metrics_offset = offset
-        self._send_batch(waiting)
+            if metrics:
+                self.progress.last_step[_source(row)] = row["step"]
+        if self.progress.metrics_offset != before:
+            self._send_batch(waiting)
 
     def _send_batch(self, metrics: list[Metric]) -> None:
-        for batch in _batches(iter(metrics), MAX_METRICS):
+        for batch in _batches(metrics, MAX_METRICS):
             self.client.log_batch(self.run_id, metrics=batch, synchronous=True)
         self.save()
 
@@ -221,13 +225,11 @@ class _Delivery:
         """The metrics of one line of metrics.jsonl; none for a step that was delivered before a resume."""
         from mlflow.entities import Metric
 
-        source = row.get("split") if row.get("kind") == "eval" else row.get("kind")
-        step, seconds = row.get("step"), row.get("time")
-        if not isinstance(source, str) or not isinstance(step, int) or not is_number(seconds):
+        source, step, seconds = _source(row), row.get("step"), row.get("time")
+        if not source or not isinstance(step, int) or not is_number(seconds):
             return []
         if step <= self.progress.last_step.get(source, -1):
             return []
-        self.progress.last_step[source] = step
         keys = tuple(key for key, value in row.items() if key not in NOT_A_METRIC and is_number(value))
         named = [(name, row[key]) for key, name in _metric_names(source, keys).items()]
         if source == "train" and is_number(row.get("epoch")):
@@ -236,9 +238,8 @@ class _Delivery:
 
     def send_artifacts(self) -> None:
         rows = [
-            (Path(str(row["path"])), str(row.get("artifact_path") or ""), offset)
+            (Path(str(row.get("path") or "")), str(row.get("artifact_path") or ""), offset)
             for row, offset in records_from(self.folder / ARTIFACTS, self.progress.artifacts_offset)
-            if "path" in row
         ]
         newest = {(path, target): offset for path, target, offset in rows}
         for path, target, offset in rows:
@@ -278,15 +279,20 @@ def _progress_towards(destination: Destination, folder: Path) -> Progress:
     return Progress(*here, key=uuid.uuid4().hex)
 
 
+def _source(row: dict[str, Any]) -> str:
+    """What the row's metrics are filed under: train, or the evaluated split; "" for a torn row."""
+    source = row.get("split") if row.get("kind") == "eval" else row.get("kind")
+    return source if isinstance(source, str) else ""
+
+
 @functools.lru_cache(maxsize=64)
 def _metric_names(source: str, keys: tuple[str, ...]) -> dict[str, str]:
     accepted = names.sanitised(f"{source}/{key}" for key in keys)
     return {key: accepted[f"{source}/{key}"] for key in keys}
 
 
-def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while batch := list(islice(items, size)):
-        yield batch
+def _batches(items: list[Item], size: int) -> Iterator[list[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _milliseconds(seconds: float) -> int:

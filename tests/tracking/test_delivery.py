@@ -157,6 +157,27 @@ def test_more_metrics_than_a_call_takes(run, store: str):
     assert sum(key.startswith("val/iou/") for key in client.get_run(run_id).data.metrics) == 1100
 
 
+def test_a_failure_between_two_calls_leaves_no_gap(run, store: str, monkeypatch: pytest.MonkeyPatch):
+    run.begin(store)
+    run.train(*range(400))  # three metrics each: one call takes 333 steps
+    log_batch = MlflowClient.log_batch
+
+    def once(self, run_id, metrics=(), **rest):
+        if metrics and metrics[0].step > 0:
+            raise ConnectionError("gone")
+        return log_batch(self, run_id, metrics=metrics, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", once)
+        with pytest.raises(ConnectionError):
+            deliver(run.folder)
+    client = MlflowClient(store)
+    run_id = load_progress(run.folder).run_id
+    assert steps(client, run_id, "train/loss") == list(range(333))
+    deliver(run.folder)
+    assert steps(client, run_id, "train/loss") == list(range(400))
+
+
 @pytest.mark.parametrize("call", ["create_run", "log_batch", "log_dict", "log_artifact", "set_terminated"])
 def test_a_kill_after_any_call_loses_and_repeats_nothing(run, store: str, call: str):
     run.begin(store)
@@ -220,8 +241,10 @@ def test_checkpoints_stay_here_when_asked_and_nothing_outside_leaves(run, store:
     run.artifact("checkpoints/best.pt", "weights", "checkpoints")
     for path in ("../secret", str(tmp_path / "secret"), "never-written.png", "checkpoints", ""):
         run.append("artifacts.jsonl", {"path": path, "artifact_path": ""})
+    run.append("artifacts.jsonl", {})  # what is left of a torn line
     run_id = deliver(run.folder).run_id
     assert [file.path for file in MlflowClient(store).list_artifacts(run_id)] == ["config"]
+    assert is_delivered(run.folder, load_record(run.folder), load_progress(run.folder))
 
 
 def test_another_destination_gets_the_whole_run(run, store: str, tmp_path: Path):
