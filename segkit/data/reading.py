@@ -76,5 +76,5 @@ def _content(path: Path) -> bytes:
 
 def _stored_as(image: ImageFile.ImageFile) -> str:
     """Pillow's name for the layout of pixels in the file, of which `image.mode` is the widened form."""
-    arguments = image.tile[0].args if image.tile else ""
-    return arguments if isinstance(arguments, str) else str(arguments[0])
+    arguments = image.tile[0].args if image.tile else None
+    return str(arguments[0]) if isinstance(arguments, tuple) else str(arguments)

@@ -172,4 +172,4 @@ def _color(generator: Generator, class_id: int) -> NDArray[np.float32]:
     """A random strong colour (3,) in 0..255 of a hue that two classes share."""
     hue = (HUE_ORDER.index(class_id) + generator.uniform(-1, 1)) / len(HUE_ORDER)
     saturation, value = generator.uniform((0.6, 0.6), (1, 1))
-    return np.float32(255 * np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value)))
+    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32)
