@@ -79,7 +79,8 @@ class TimmBackbone(nn.Module):
         make = partial(timm.create_model, name, **extra)
         self.net: Any = build(name, make, pretrained=pretrained, weights=weights)
         self.features = _feature_infos(self.net, dilated=output_stride is not None)
-        self.sizing = _find_sizing(self.net, self.features, in_channels)
+        own_size = extra.get("img_size", self.net.pretrained_cfg["input_size"][-2:])
+        self.sizing = _find_sizing(self.net, self.features, in_channels, own_size)
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)
@@ -139,7 +140,9 @@ def _feature_infos(net: Any, *, dilated: bool) -> tuple[FeatureInfo, ...]:
 
 
 @torch.no_grad()
-def _find_sizing(net: Any, features: Sequence[FeatureInfo], in_channels: int) -> Sizing:
+def _find_sizing(
+    net: Any, features: Sequence[FeatureInfo], in_channels: int, own_size: int | Sequence[int]
+) -> Sizing:
     """The least padding with which the model takes an image of one row and gives whole maps, by trying."""
     net.eval()
     multiple = max(feature.level for feature in features)
@@ -153,4 +156,4 @@ def _find_sizing(net: Any, features: Sequence[FeatureInfo], in_channels: int) ->
         found = [features.shape[-2:] for features in maps]
         if all(h <= a and w <= b for (h, w), (a, b) in zip(expected, found, strict=True)):
             return sizing
-    return Sizing(fixed=tuple(net.pretrained_cfg["input_size"][-2:]))
+    return Sizing(fixed=(own_size, own_size) if isinstance(own_size, int) else (own_size[0], own_size[1]))

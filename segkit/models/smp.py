@@ -110,5 +110,5 @@ class SmpSegmenter(nn.Module):
         self.network.eval()
         try:
             self.network(self.sizing.pad(torch.zeros(1, self.input_channels, 1, 1)))
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             raise UserError(f"{combination} does not work: {error}") from error

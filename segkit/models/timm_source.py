@@ -42,8 +42,8 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
         return _make_freely(name, make, arguments)
     except TypeError as error:
         raise UserError(
-            f"backbone.name={name} does not take the options given to it (model.output_stride, model.options, "
-            f"backbone.options): {error}"
+            f"backbone.name={name} does not take what model.output_stride, model.options or "
+            f"backbone.options give it: {error}"
         ) from error
     except (RuntimeError, AttributeError, AssertionError, ValueError, OSError) as error:
         if weights is not None:

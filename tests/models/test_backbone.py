@@ -1,0 +1,81 @@
+"""Levels and image sizes of backbones of every family."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import pytest
+import torch
+from torch import nn
+
+from segkit.contracts import UserError
+from segkit.models.backbone import FeatureInfo, TimmBackbone, pick
+
+FAMILIES = ["resnet18", "mobilenetv3_small_050", "efficientnet_b0", "convnext_atto", "vgg11"]
+TRANSFORMERS = ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
+
+
+@pytest.mark.parametrize("name", FAMILIES + TRANSFORMERS)
+def test_maps_lie_over_images_of_any_size(name: str) -> None:
+    backbone = TimmBackbone(name).eval()
+    for size in [(1, 1), (33, 47), (1, 300)]:
+        with torch.no_grad():
+            maps = backbone(torch.rand(1, 3, *size))
+        for features, info in zip(maps, backbone.features, strict=True):
+            expected = (1, info.channels, ceil(size[0] / info.reduction), ceil(size[1] / info.reduction))
+            assert features.shape == expected
+
+
+def test_padding_leaves_what_it_need_not_touch() -> None:
+    """A size that the model takes gives the model's own maps, bit for bit."""
+    images = torch.rand(1, 3, 64, 96)
+    for name in ("resnet18", "convnext_atto"):
+        backbone = TimmBackbone(name).eval()
+        for ours, theirs in zip(backbone(images), backbone.net(images), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_a_fixed_size_is_padded_to_and_not_exceeded() -> None:
+    backbone = TimmBackbone("maxvit_tiny_rw_224", options={"img_size": 64}).eval()
+    assert backbone.sizing.fixed == (64, 64)
+    with torch.no_grad():
+        assert backbone(torch.rand(1, 3, 33, 64))[0].shape == (1, 64, 17, 32)
+    with pytest.raises(UserError, match=r"65 x 64 pixels is larger .* 64 x 64"):
+        backbone(torch.rand(1, 3, 65, 64))
+
+
+@pytest.mark.parametrize(("stride", "reductions"), [(16, [2, 4, 8, 16, 16]), (8, [2, 4, 8, 8, 8])])
+def test_output_stride_keeps_the_names_of_levels(stride: int, reductions: list[int]) -> None:
+    backbone = TimmBackbone("resnet18", output_stride=stride)
+    assert [info.reduction for info in backbone.features] == reductions
+    assert [info.level for info in backbone.features] == [2, 4, 8, 16, 32]
+    maps = backbone.eval()(torch.rand(1, 3, 64, 64))
+    assert [features.shape[-1] for features in maps] == [64 // reduction for reduction in reductions]
+
+
+def test_pick_takes_the_deepest_and_names_what_there_is() -> None:
+    features = [FeatureInfo(8, 4, 4), FeatureInfo(16, 16, 16), FeatureInfo(32, 16, 16)]
+    assert pick(features, 16) == 2
+    with pytest.raises(UserError, match=r"reduction 8; this backbone has 4, 16, 16"):
+        pick(features, 8)
+
+
+def test_frozen_stays_as_it_is_in_training() -> None:
+    backbone = TimmBackbone("resnet18", frozen=True).train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    maps = backbone(torch.rand(2, 3, 32, 32))
+    assert not any(features.requires_grad for features in maps)
+    assert not any(module.training for module in backbone.modules())
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_trains_by_default() -> None:
+    backbone = TimmBackbone("resnet18")
+    assert backbone.training
+    assert all(module.training for module in backbone.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("in_channels", [1, 5])
+def test_other_channels(in_channels: int) -> None:
+    maps = TimmBackbone("resnet18", in_channels=in_channels).eval()(torch.rand(1, in_channels, 32, 32))
+    assert maps[-1].shape == (1, 512, 1, 1)
