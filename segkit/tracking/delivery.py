@@ -53,6 +53,9 @@ STATUS = {
     "killed": "KILLED",
 }
 
+KEY = "segkit_key"
+"""Tag of an MLflow run: the `Progress.key` of the folder that speaks for it."""
+
 NOT_A_METRIC = {"kind", "split", "step", "epoch", "time"}
 
 ENVIRONMENT = {
@@ -142,36 +145,45 @@ class _Delivery:
         if self.progress.run_id is not None:
             return
         if self.progress.creating:  # asked for before, and the answer never came
-            found = self.client.search_runs([self.experiment_id], f"tags.segkit_key = '{self.progress.key}'")
+            found = self.client.search_runs([self.experiment_id], f"tags.{KEY} = '{self.progress.key}'")
             if found:
                 self.progress.run_id = found[0].info.run_id
                 self.save()
                 return
-        if self.record.continues is not None and self._exists(self.record.continues):
-            self.progress.run_id = self.record.continues
-            self.save()
+        if self.record.continues is not None and self._take_over(self.record.continues):
             return
         self.progress.creating = True
         self.save()
         run = self.client.create_run(
             self.experiment_id,
             start_time=_milliseconds(self.record.started),
-            tags={"segkit_key": self.progress.key},
+            tags={KEY: self.progress.key},
             run_name=self.record.name,
         )
         self.progress.run_id = run.info.run_id
         self.save()
 
-    def _exists(self, run_id: str) -> bool:
-        """Whether this store knows the run: a checkpoint may come from one recorded elsewhere."""
+    def _take_over(self, run_id: str) -> bool:
+        """Go on with another folder's run behind its last step; False if this store does not know the run."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+            run = self.client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
+        if run.info.lifecycle_stage != "active":
+            return False
+        self.client.set_tag(run_id, KEY, self.progress.key)
+        for source, name in {
+            name.partition("/")[0]: name for name in run.data.metrics if "/" in name
+        }.items():
+            history = self.client.get_metric_history(run_id, name)
+            self.progress.last_step[source] = max(metric.step for metric in history)
+        self.progress.run_id = run_id
+        self.save()
+        return True
 
     def describe(self) -> None:
         """Send params and tags, again after a resume with other ones.
@@ -263,7 +275,8 @@ class _Delivery:
             return
         if self.record.status == RUNNING:
             self.client.update_run(self.run_id, status="RUNNING")
-        else:
+        elif self.client.get_run(self.run_id).data.tags.get(KEY) == self.progress.key:
+            # Otherwise another folder has taken the run over, and its end is not this folder's.
             ended = _milliseconds(self.record.ended or time.time())
             self.client.set_terminated(self.run_id, STATUS[self.record.status], end_time=ended)
         self.progress.status = self.record.status

@@ -82,8 +82,10 @@ class MlflowTracker:
     @property
     def run_id(self) -> str | None:
         """The MLflow run, also that of an earlier part of this run; None until MLflow has given one."""
-        progress = load_progress(self._folder)
-        return None if progress is None or progress.uri != self._destination.uri else progress.run_id
+        progress, record = load_progress(self._folder), load_record(self._folder)
+        if progress is not None and progress.uri == self._destination.uri and progress.run_id is not None:
+            return progress.run_id
+        return None if record is None else record.continues
 
     def start(self, info: RunInfo) -> None:
         tags = dict(info.tags) | {"mlflow.source.name": sys.argv[0], "mlflow.source.type": "LOCAL"}

@@ -127,6 +127,27 @@ def test_a_resume_continues_the_run_without_repeating_steps(run, store: str):
     assert steps(client, run_id, "val/miou") == [3, 4]
 
 
+def test_a_resume_in_another_folder_continues_the_run(make_run, store: str):
+    first, second, third = (make_run(name) for name in ("first", "second", "third"))
+    first.begin(store)
+    first.train(1, 2, 3)
+    first.evaluate(2, miou=0.4)
+    run_id = deliver(first.folder).run_id
+    second.begin(store, continues=run_id)
+    second.train(3, 4)
+    second.evaluate(4, miou=0.6)
+    end(second)
+    assert deliver(second.folder).run_id == run_id
+    client = MlflowClient(store)
+    assert steps(client, run_id, "train/loss") == [1, 2, 3, 4]
+    assert steps(client, run_id, "val/miou") == [2, 4]
+    end(first, "killed")
+    deliver(first.folder)
+    assert client.get_run(run_id).info.status == "FINISHED", "the folder left behind has no say any more"
+    third.begin(store, continues="0" * 32)
+    assert deliver(third.folder).run_id not in (None, run_id, "0" * 32)
+
+
 def test_params_beyond_every_limit_arrive(run, store: str):
     params = {f"group.key{index}": index for index in range(200)} | {
         "a[0]=b": 1,

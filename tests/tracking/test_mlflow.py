@@ -81,6 +81,14 @@ def test_a_resume_in_the_folder_is_the_same_mlflow_run(run, store: str):
     assert train_steps(store, first.run_id) == [1, 2, 3]
 
 
+def test_the_id_of_a_continued_run_is_known_while_the_server_is_down(run, absent: str):
+    tracker = track(run, absent, timeout_s=0.1)
+    tracker.start(RunInfo("a run", {}, {}, continues="abc"))
+    assert tracker.run_id == "abc"
+    tracker.finish("interrupted")
+    assert tracker.run_id == "abc"
+
+
 class Refusing(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
