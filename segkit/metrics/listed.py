@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -19,8 +19,6 @@ class ListedMetric:
     Args:
         metric: such as torchmetrics.classification.MulticlassF1Score; it need not know `ignore_index`.
         name: under which its scores are logged.
-        splits: whose evaluations compute it.
-        progress: show it in the progress display.
         input: what it is given for each pixel: the predicted class id, or the C class probabilities, which
             curves and calibration errors need.
     """
@@ -31,15 +29,11 @@ class ListedMetric:
         *,
         name: str,
         ignore_index: int,
-        splits: Sequence[str] = ("val",),
-        progress: bool = False,
         input: Literal["labels", "probabilities"] = "labels",
     ) -> None:
         self.metric = metric
         self.name = name
         self.ignore_index = ignore_index
-        self.splits = tuple(splits)
-        self.progress = progress
         self.input = input
 
     def reset(self) -> None:

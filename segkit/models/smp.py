@@ -67,10 +67,11 @@ class SmpSegmenter(nn.Module):
         self.normalize = Normalize(mean, std)
 
         def make(pretrained: bool, **for_timm: Any) -> nn.Module:
+            encoder_weights: Any = True if pretrained else None  # what smp wants for timm's encoders
             return smp.create_model(
                 decoder,
                 encoder_name=f"tu-{encoder}",
-                encoder_weights=True if pretrained else None,
+                encoder_weights=encoder_weights,
                 in_channels=self.input_channels,
                 classes=num_classes,
                 **{**for_timm, **(encoder_options or {}), **(options or {})},

@@ -1,0 +1,63 @@
+"""What the model groups of the config compose to, and that it builds and trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from segkit.models.heads.fcn import FCNHead
+from segkit.models.segmenter import Segmenter
+from segkit.models.smp import SmpSegmenter
+
+CONF = Path(__file__).parents[2] / "conf"
+BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
+
+
+def config(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=["dataset=shapes", *overrides])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("model", ["deeplabv3plus", "smp"])
+def test_every_backbone_goes_with_every_model(model: str, backbone: str) -> None:
+    name = ["backbone.name=resnet26"] if backbone == "timm" else []
+    composed = config(f"model={model}", f"backbone={backbone}", *name)
+    resolved = OmegaConf.to_container(composed.model, resolve=True)
+    chosen = resolved["encoder"] if model == "smp" else resolved["backbone"]["name"]
+    assert chosen == composed.backbone.name
+    assert timm.is_model(chosen)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "head", "auxiliary"),
+    [
+        (["model=deeplabv3plus"], "DeepLabV3PlusHead", False),
+        (["model=deeplabv3plus", "model/auxiliary=fcn", "model.output_stride=16"], "DeepLabV3PlusHead", True),
+        (["model=deeplabv3plus", "model/head=fcn", "model.head.channels=8"], "FCNHead", False),
+        (["model=fcn", "backbone=mobilenetv3_large", "backbone.frozen=true"], "FCNHead", False),
+    ],
+)
+def test_native_models_build_and_train(overrides: list[str], head: str, auxiliary: bool) -> None:
+    composed = config(*overrides)
+    model = instantiate(composed.model)
+    assert isinstance(model, Segmenter)
+    assert type(model.head).__name__ == head
+    assert isinstance(model.auxiliary, FCNHead) == auxiliary
+    prediction = model(torch.randint(256, (1, model.input_channels, 33, 47), dtype=torch.uint8))
+    assert prediction.logits.shape[:2] == (1, composed.dataset.num_classes)
+    prediction.logits.sum().backward()
+
+
+def test_smp_builds_with_options() -> None:
+    overrides = ["model=smp", "model.decoder=fpn", "+model.options.decoder_segmentation_channels=16"]
+    model = instantiate(config(*overrides, "backbone.frozen=true").model)
+    assert isinstance(model, SmpSegmenter)
+    assert model.frozen
+    assert model.network.segmentation_head[0].in_channels == 16
