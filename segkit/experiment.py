@@ -105,6 +105,7 @@ def build(
     evaluator = build_evaluator(
         values, val_source, options, device=strategy.device, loss=learning.loss if options.evaluate.loss else None
     )
+    _check_monitor(options, val_source.labels, settings)
     tracker: Tracker = instantiate.build(values["tracker"], "tracker", supplied=SUPPLIED["tracker"])(
         run_folder=folder.path
     )
@@ -184,6 +185,17 @@ def build_evaluator(
     )
 
 
+def _check_monitor(options: TrainerSettings, labels: LabelSpace, settings: RootSettings) -> None:
+    """Raise UserError, before the first step, if nothing that evaluations give has the monitored name."""
+    monitor = options.checkpoint.monitor
+    names = list(scores(torch.zeros(labels.num_classes, labels.num_classes)).named(labels.names))
+    names += [name for name, metric in settings.metrics.items() if "val" in metric.splits]
+    names += ["loss"] if options.evaluate.loss else []
+    # Parts of the loss and single numbers of a listed metric are named below their whole.
+    if monitor not in names and monitor.rpartition("/")[0] not in names:
+        raise UserError(f"trainer.checkpoint.monitor={monitor}: no evaluation gives this. Allowed: {', '.join(names)}")
+
+
 def _prepare_torch(options: TrainerSettings, seed: int) -> None:
     torch.manual_seed(seed)
     if options.num_threads is not None:
@@ -199,7 +211,12 @@ def _resume(trainer: Trainer, resume: str | None) -> str | None:
     if resume is None:
         return None
     folder = trainer.recording.folder
-    found = checkpoint.newest(folder.checkpoints) if resume == "auto" else checkpoint.resolve(Path(resume))
+    if resume == "auto":
+        found = checkpoint.newest(folder.checkpoints)
+    elif Path(resume).exists():
+        found = checkpoint.resolve(Path(resume))
+    else:
+        raise UserError(f"resume={resume}: no such file or folder; allowed: a checkpoint, a run folder, or auto")
     if found is None:
         log.info("resume=auto: no checkpoint in %s yet; starting afresh", folder.checkpoints)
         return None

@@ -5,6 +5,7 @@ Imports only Hydra at the top, so that `--help`, `--cfg job` and tab completion 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -17,7 +18,9 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,8 +44,22 @@ def launch(config_name: str, task: Task) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _leave_on_sigterm)
     OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
+
+    @functools.wraps(task)
+    def single_run(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except Exception as error:
+            if HydraConfig.get().mode is RunMode.RUN:
+                # Past Hydra, which would print the whole command line above our one message.
+                raise _Ended(error) from error
+            raise
+
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(single_run)()
+        except _Ended as ended:
+            raise ended.error from None
     except Interrupted as error:
         _say(str(error))
         sys.exit(error.exit_code)
@@ -58,6 +75,14 @@ def launch(config_name: str, task: Task) -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(1)
+
+
+class _Ended(BaseException):
+    """Carries an exception of the task past everything that catches exceptions."""
+
+    def __init__(self, error: Exception):
+        super().__init__(error)
+        self.error = error
 
 
 def _leave_on_sigterm(signal_number: int, frame: FrameType | None) -> None:
@@ -80,7 +105,7 @@ def _message(error: Exception, config_name: str) -> str:
         explained = _unknown_key(found, config_name)
         if explained:
             return explained
-    return text
+    return text.partition("\nConfig search path:")[0].rstrip()
 
 
 def _unknown_key(key: str, config_name: str) -> str | None:
