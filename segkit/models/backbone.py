@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from typing import Any, Literal, NamedTuple
 
 import timm
@@ -94,7 +93,7 @@ class TimmBackbone(nn.Module):
         height, width = images.shape[-2:]
         maps = _maps(self.net, self.sizing.pad(images))
         return [
-            features[:, :, : ceil(height / info.reduction), : ceil(width / info.reduction)]
+            features[:, :, : _ceil(height, info.reduction), : _ceil(width, info.reduction)]
             for features, info in zip(maps, self.features, strict=True)
         ]
 
@@ -121,7 +120,11 @@ class Sizing(NamedTuple):
         return F.pad(images, (0, right, 0, down)) if down or right else images
 
     def _padded(self, length: int) -> int:
-        return ceil(max(length, self.minimum) / self.multiple) * self.multiple
+        return _ceil(max(length, self.minimum), self.multiple) * self.multiple
+
+
+def _ceil(length: int, divisor: int) -> int:
+    return -(-length // divisor)
 
 
 def _maps(net: Any, images: Tensor) -> list[Tensor]:
@@ -152,7 +155,7 @@ def _find_sizing(
             maps = _maps(net, sizing.pad(torch.zeros(1, in_channels, height, width)))
         except (RuntimeError, AssertionError, ValueError):
             continue
-        expected = [(ceil(height / info.reduction), ceil(width / info.reduction)) for info in features]
+        expected = [(_ceil(height, info.reduction), _ceil(width, info.reduction)) for info in features]
         found = [features.shape[-2:] for features in maps]
         if all(h <= a and w <= b for (h, w), (a, b) in zip(expected, found, strict=True)):
             return sizing

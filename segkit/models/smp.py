@@ -110,6 +110,6 @@ class SmpSegmenter(nn.Module):
         # Not every decoder takes every encoder's levels, and smp finds out only here.
         self.network.eval()
         try:
-            self.network(self.sizing.pad(torch.zeros(1, self.input_channels, 1, 1)))
+            self.network(self.sizing.pad(torch.zeros(1, self.input_channels, 64, 64)))
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             raise UserError(f"{combination} does not work: {error}") from error

@@ -39,20 +39,24 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
     elif pretrained and (file := _cached_or_fetchable(name)) is not None:
         arguments["pretrained_cfg_overlay"] = {"file": file}
     try:
-        return _make_freely(name, make, arguments)
+        model = _make_freely(name, make, arguments)
     except TypeError as error:
         raise UserError(
             f"backbone.name={name} does not take what model.output_stride, model.options or "
             f"backbone.options give it: {error}"
         ) from error
     except (RuntimeError, AttributeError, AssertionError, ValueError, OSError) as error:
-        if weights is not None:
+        if weights is not None and isinstance(error, RuntimeError):
             raise UserError(
                 f"backbone.weights={weights} does not fit backbone.name={name}: {error}"
             ) from error
-        if isinstance(error, OSError):
+        if pretrained and isinstance(error, OSError):
             raise _cannot_fetch(name, error) from error
         raise UserError(f"backbone.name={name} cannot be built as a backbone here: {error!r}") from error
+    for module in model.modules():
+        # timm keeps a copy of the weights it was given, which every copy of the model would carry along.
+        getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
+    return model
 
 
 def _make_freely(name: str, make: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:

@@ -56,8 +56,8 @@ def test_native_models_build_and_train(overrides: list[str], head: str, auxiliar
 
 
 def test_smp_builds_with_options() -> None:
-    overrides = ["model=smp", "model.decoder=fpn", "+model.options.decoder_segmentation_channels=16"]
+    overrides = ["model=smp", "model.decoder=fpn", "+model.options.decoder_segmentation_channels=32"]
     model = instantiate(config(*overrides, "backbone.frozen=true").model)
     assert isinstance(model, SmpSegmenter)
     assert model.frozen
-    assert model.network.segmentation_head[0].in_channels == 16
+    assert model.network.segmentation_head[0].in_channels == 32
