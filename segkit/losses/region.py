@@ -32,7 +32,8 @@ class ClassSums(NamedTuple):
 def class_sums(pixels: Pixels) -> ClassSums:
     """The sums, without a one-hot tensor: only the probability of the true class is looked up."""
     log_probabilities_BCHW, target_BHW, valid_BHW = pixels
-    probabilities_BCHW = log_probabilities_BCHW.exp() * valid_BHW.unsqueeze(1)
+    # As a float: multiplying with a bool takes twice the time on a CPU.
+    probabilities_BCHW = log_probabilities_BCHW.exp() * valid_BHW.unsqueeze(1).float()
     of_truth_BHW = probabilities_BCHW.gather(1, target_BHW.unsqueeze(1)).squeeze(1)
     num_classes = log_probabilities_BCHW.shape[1]
     return ClassSums(
