@@ -1,0 +1,180 @@
+"""Every option of every group, found by glob: it composes, its keys bind, and what it builds works.
+
+This is what makes it safe to have no registry: a YAML that names a class that moved, or a key that the
+constructor does not take, fails here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from segkit.config import instantiate
+from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, RootSettings, checked
+from segkit.contracts import Prediction, Sample
+from segkit.experiment import check_nodes
+from tests.conftest import REPOSITORY
+
+CONF = REPOSITORY / "conf"
+# Groups whose options need a value that no default can give.
+NEEDED = {
+    ("dataset", "folder"): ["dataset.root=data", "dataset.num_classes=3"],
+    ("optimizer", "timm"): ["optimizer.optimizer.opt=lamb"],
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _resolvers() -> Iterator[None]:
+    OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
+    yield
+
+
+def options(group: str) -> list[str]:
+    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    assert names, f"no options in conf/{group}"
+    return names
+
+
+def groups() -> list[str]:
+    """Every folder with options, but for Hydra's own settings."""
+    found = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
+    return sorted(group for group in found if group != "." and not group.startswith("hydra"))
+
+
+def compose(*overrides: str, root: str = "train") -> dict[str, Any]:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate.plain(hydra.compose(root, list(overrides)))
+
+
+EVERY_OPTION = [(group, option) for group in groups() for option in options(group)]
+
+
+@pytest.mark.parametrize(("group", "option"), EVERY_OPTION, ids=lambda value: value)
+def test_it_composes_and_every_key_binds(group: str, option: str):
+    values = compose(f"{group}={option}", *NEEDED.get((group, option), []))
+    checked(RootSettings, values)
+    check_nodes(values)
+
+
+@pytest.mark.parametrize("option", options("loss"))
+def test_a_loss_learns_from_logits_at_their_own_stride_and_skips_ignored_pixels(option: str):
+    loss = instantiate.build(compose(f"loss={option}")["loss"], "loss")
+    logits = torch.randn(2, 7, 8, 8, requires_grad=True)
+    mask = torch.randint(0, 7, (2, 32, 32), dtype=torch.uint8)
+    terms = loss(Prediction(logits, {"auxiliary": torch.randn(2, 7, 4, 4)}), mask)
+    terms.total.backward()
+    assert terms.total.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+    assert terms.parts
+    assert not any(part.requires_grad for part in terms.parts.values())
+
+    ignored = loss(Prediction(logits.detach()), torch.full_like(mask, 255))
+    assert float(ignored.total) == 0.0
+
+
+@pytest.mark.parametrize("option", options("optimizer"))
+def test_an_optimizer_lowers_a_loss(option: str):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = instantiate.build(compose(f"optimizer={option}", *NEEDED.get(("optimizer", option), []))["optimizer"], "optimizer", supplied=["model"])(model)
+    inputs, targets = torch.randn(64, 4), torch.randn(64, 1)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = (model(inputs) - targets).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("option", options("scheduler"))
+def test_a_schedule_gives_rates_and_goes_on_from_its_state(option: str):
+    node = compose(f"scheduler={option}")["scheduler"]
+
+    def built() -> tuple[torch.optim.Optimizer, Any]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+        make = instantiate.build(node, "scheduler", supplied=["optimizer", "total_steps", "steps_per_epoch"])
+        return optimizer, make(optimizer, total_steps=20, steps_per_epoch=5)
+
+    optimizer, schedule = built()
+    rates = []
+    for step in range(20):
+        if step == 7:
+            saved = (optimizer.state_dict(), schedule.state_dict())
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert all(0 <= rate <= 0.1 + 1e-12 for rate in rates)
+    assert max(rates) > 0
+
+    other, resumed = built()
+    other.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    for step in range(7, 20):
+        assert other.param_groups[0]["lr"] == rates[step]
+        other.step()
+        resumed.step()
+
+
+@pytest.mark.parametrize("option", options("transform"))
+def test_a_transform_keeps_the_contract_of_samples(option: str):
+    values = compose(f"transform={option}", "dataset.crop_size=48")
+    transform = instantiate.build(values["transform"], "transform")
+    random = np.random.default_rng(0)
+    sample = Sample(random.integers(0, 255, (48, 48, 3), np.uint8), random.integers(0, 7, (48, 48), np.uint8), "a")
+    augmented = transform(sample, 5)
+    assert augmented.image.dtype == np.uint8
+    assert augmented.image.shape == (48, 48, 3)
+    assert augmented.mask.dtype == np.uint8
+    assert set(np.unique(augmented.mask)) <= {*range(7), 255}
+    assert np.array_equal(transform(sample, 5).image, augmented.image)
+
+
+@pytest.mark.parametrize("option", options("predictor"))
+def test_a_predictor_predicts_what_its_model_predicts(option: str):
+    def model(images: torch.Tensor) -> Prediction:
+        # Logits that depend on each pixel alone, at full size: every predictor must find them again.
+        return Prediction(images.float() / 255)
+
+    values = compose(f"predictor={option}")
+    predictor = instantiate.build(values["predictor"], "predictor", supplied=["model"])(model=model)
+    images = torch.randint(0, 256, (2, 3, 70, 90), dtype=torch.uint8)
+    torch.testing.assert_close(predictor(images).logits, images / 255.0)
+
+
+@pytest.mark.parametrize("root", ["evaluate", "predict"])
+def test_the_other_roots_compose_with_either_predictor(root: str):
+    settings = {"evaluate": EvaluateScriptSettings, "predict": PredictScriptSettings}[root]
+    given = ["run=a"] if root == "evaluate" else ["run=a", "input=b", "output=c"]
+    for choice in ([], *([f"predictor={option}"] for option in options("predictor"))):
+        values = compose(*given, *choice, root=root)
+        checked(settings, {"predictor": None, **values})
+
+
+def test_the_backbone_group_is_at_the_top_and_reaches_the_model():
+    values = compose("backbone=convnext_tiny", "backbone.pretrained=true")
+    assert values["model"]["backbone"] == values["backbone"]
+    assert values["backbone"]["name"] == "convnext_tiny"
+
+
+def test_the_label_space_is_written_once():
+    values = compose("dataset.num_classes=5", "dataset.ignore_index=77", "dataset.class_names=null", "dataset.colors=null")
+    assert values["model"]["num_classes"] == values["loss"]["num_classes"] == 5
+    assert values["loss"]["ignore_index"] == 77
+    assert "77" in str(values["transform"]) or "fill_mask" not in str(values["transform"])
+
+
+def test_no_two_options_of_a_group_are_the_same_file(tmp_path: Path):
+    for group in groups():
+        texts = [(CONF / group / f"{option}.yaml").read_text() for option in options(group)]
+        assert len(set(texts)) == len(texts), group
