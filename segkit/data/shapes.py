@@ -22,6 +22,7 @@ CLASS_NAMES = ("background", "disc", "square", "triangle", "ring", "line", "stri
 BACKGROUND, DISC, SQUARE, TRIANGLE, RING, LINE, STRIPED = range(len(CLASS_NAMES))
 SPLITS = ("train", "val", "test")
 BORDER = 2
+LINE_WIDTH = 3
 # Around the colour circle: the hues of a class reach to the middles of its two neighbours, so that every hue
 # occurs in two classes, and those differ by more than the shape of their outline.
 HUE_ORDER = (DISC, LINE, SQUARE, STRIPED, TRIANGLE, RING)
@@ -111,11 +112,14 @@ def draw_scene(generator: Generator, size: int) -> tuple[NDArray[np.uint8], NDAr
     around = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
     # Lines come last, or little would be left of them.
     classes = sorted(
-        generator.integers(DISC, len(CLASS_NAMES), generator.integers(3, 6)), key=lambda id: id == LINE
+        generator.integers(DISC, len(CLASS_NAMES), generator.integers(4, 7)), key=lambda id: id == LINE
     )
     for class_id in classes:
         region = _outline(generator, class_id, size)
         inside = np.nonzero(region)
+        # What is left of an object that is mostly hidden tells nobody its class.
+        if class_id != LINE and np.count_nonzero(mask[inside]) > 0.3 * len(inside[0]):
+            continue
         mask[cv2.dilate(region, around) > 0] = -1
         mask[inside] = class_id
         color = _color(generator, class_id)
@@ -135,17 +139,17 @@ def _outline(generator: Generator, class_id: int, size: int) -> NDArray[np.uint8
     region = np.zeros((size, size), np.uint8)
     shape = generator.integers(DISC, RING) if class_id == STRIPED else class_id
     x, y = (int(place) for place in generator.uniform(0.1, 0.9, 2) * size)
-    radius = int(generator.uniform(10, 17))
+    radius = int(generator.uniform(11, 17))
     if shape == LINE:
         angle, reach = generator.uniform(0, math.pi), generator.uniform(15, 40)
         step = (int(reach * math.cos(angle)), int(reach * math.sin(angle)))
-        cv2.line(region, (x - step[0], y - step[1]), (x + step[0], y + step[1]), 1, thickness=3)
+        cv2.line(region, (x - step[0], y - step[1]), (x + step[0], y + step[1]), 1, thickness=LINE_WIDTH)
     elif shape == DISC:
         cv2.circle(region, (x, y), radius, 1, thickness=cv2.FILLED)
     elif shape == RING:
-        cv2.circle(region, (x, y), radius - 2, 1, thickness=5)
+        cv2.circle(region, (x, y), radius - 2, 1, thickness=4)
     else:
-        corners, reach = (4, 1.15 * radius) if shape == SQUARE else (3, 1.35 * radius)
+        corners, reach = (4, 1.15 * radius) if shape == SQUARE else (3, 1.5 * radius)
         # Squares stand on a side and triangles point up, both to within 20 degrees.
         first = math.pi / 4 if shape == SQUARE else -math.pi / 2
         angles = first + generator.uniform(-0.35, 0.35) + 2 * math.pi * np.arange(corners) / corners
