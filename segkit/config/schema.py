@@ -116,7 +116,7 @@ class EvaluateScriptSettings(Settings):
     run: str
     split: Literal["train", "val", "test"]
     dataset: dict[str, Any]
-    predictor: dict[str, Any] | None
+    predictor: dict[str, Any] | None = None
     device: str
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None
     batch_size: Positive | None
@@ -132,7 +132,7 @@ class PredictScriptSettings(Settings):
     run: str
     input: str
     output: str
-    predictor: dict[str, Any] | None
+    predictor: dict[str, Any] | None = None
     device: str
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None
     overlay_opacity: Annotated[float, Field(ge=0, le=1)]

@@ -23,8 +23,9 @@ BACKGROUND, DISC, SQUARE, TRIANGLE, RING, LINE, STRIPED = range(len(CLASS_NAMES)
 SPLITS = ("train", "val", "test")
 BORDER = 2
 LINE_WIDTH = 3
-# Around the colour circle: the hues of a class reach to the middles of its two neighbours, so that every hue
-# occurs in two classes, and those differ by more than the shape of their outline.
+# Around the colour circle: the hues of a class reach three quarters of the way to its neighbours' own, so that
+# half of all hues occur in two classes, and neighbours differ by more than the shape of their outline.
+HUE_REACH = 0.75
 HUE_ORDER = (DISC, LINE, SQUARE, STRIPED, TRIANGLE, RING)
 
 
@@ -173,7 +174,7 @@ def _mottle(generator: Generator, size: int, channels: int) -> NDArray[np.float3
 
 
 def _color(generator: Generator, class_id: int) -> NDArray[np.float32]:
-    """A random strong colour (3,) in 0..255 of a hue that two classes share."""
-    hue = (HUE_ORDER.index(class_id) + generator.uniform(-1, 1)) / len(HUE_ORDER)
+    """A random strong colour (3,) in 0..255; two thirds of a class's hues belong to a neighbour too."""
+    hue = (HUE_ORDER.index(class_id) + generator.uniform(-HUE_REACH, HUE_REACH)) / len(HUE_ORDER)
     saturation, value = generator.uniform((0.6, 0.6), (1, 1))
     return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32)

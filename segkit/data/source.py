@@ -31,6 +31,7 @@ class Source:
         std: of each image channel, in 0..1.
         in_channels: number of image channels.
         crop_size: edge of a training sample in pixels, or (height, width).
+        epochs: how many passes over the training split a run makes unless told otherwise.
     """
 
     split: Split
@@ -42,6 +43,7 @@ class Source:
     std: Sequence[float] = IMAGENET_STD
     in_channels: int = 3
     crop_size: int | Sequence[int] = 256
+    epochs: int = 30
     labels: LabelSpace = field(init=False)
 
     def __post_init__(self) -> None:

@@ -158,7 +158,7 @@ def test_the_other_roots_compose_with_either_predictor(root: str):
     given = ["run=a"] if root == "evaluate" else ["run=a", "input=b", "output=c"]
     for choice in ([], *([f"predictor={option}"] for option in options("predictor"))):
         values = compose(*given, *choice, root=root)
-        checked(settings, {"predictor": None, **values})
+        checked(settings, values)
 
 
 def test_the_backbone_group_is_at_the_top_and_reaches_the_model():
