@@ -38,6 +38,7 @@ __all__ = [
     "resize_logits",
 ]
 
+
 @dataclass(frozen=True)
 class LabelSpace:
     """The classes of a data set: what the ids 0..num_classes-1 mean, and which id is left out.
@@ -54,10 +55,14 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         if len(self.names) < 2:
-            raise UserError(f"dataset.class_names has {len(self.names)} entries; segmentation needs at least 2")
+            raise UserError(
+                f"dataset.class_names has {len(self.names)} entries; segmentation needs at least 2"
+            )
         if len(set(self.names)) != len(self.names):
             repeated = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise UserError(f"dataset.class_names repeats {', '.join(repeated)}; every class needs its own name")
+            raise UserError(
+                f"dataset.class_names repeats {', '.join(repeated)}; every class needs its own name"
+            )
         if len(self.colors) != len(self.names):
             raise UserError(f"dataset.colors has {len(self.colors)} entries for {len(self.names)} classes")
         if 0 <= self.ignore_index < len(self.names):

@@ -54,7 +54,9 @@ def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluatio
     strategy = SingleDevice(settings.device, settings.precision or trained.content["precision"])
     model = strategy.prepare(trained.build_model(), channels_last=options.channels_last)
     instantiate.check_trusted(trained.config["metrics"], "metrics", trained.trust)
-    loss: torch.nn.Module | None = trained.build("loss").to(strategy.device) if options.evaluate.loss else None
+    loss: torch.nn.Module | None = (
+        trained.build("loss").to(strategy.device) if options.evaluate.loss else None
+    )
     evaluator = build_evaluator(
         trained.config,
         source,

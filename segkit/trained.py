@@ -62,7 +62,9 @@ class TrainedRun:
     def step(self) -> int:
         return int(self.content["state"]["step"])
 
-    def build(self, key: str, *, overrides: Mapping[str, Any] | None = None, supplied: Sequence[str] = ()) -> Any:
+    def build(
+        self, key: str, *, overrides: Mapping[str, Any] | None = None, supplied: Sequence[str] = ()
+    ) -> Any:
         """The object that `key` of the stored config describes, if all classes it names are allowed."""
         node = copy.deepcopy(self.config[key]) | dict(overrides or {})
         instantiate.check_trusted(node, key, self.trust)
@@ -78,7 +80,9 @@ class TrainedRun:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise UserError(f"{self.path}: the weights do not fit the model of the stored config: {error}") from None
+            raise UserError(
+                f"{self.path}: the weights do not fit the model of the stored config: {error}"
+            ) from None
         return model.eval()
 
 
@@ -91,10 +95,14 @@ def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
     try:
         config, labels = json.loads(content["config"]), content["labels"]
         space = LabelSpace(
-            tuple(labels["names"]), tuple((r, g, b) for r, g, b in labels["colors"]), int(labels["ignore_index"])
+            tuple(labels["names"]),
+            tuple((r, g, b) for r, g, b in labels["colors"]),
+            int(labels["ignore_index"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None
+        raise UserError(
+            f"{file}: the checkpoint carries no usable config and label space ({error})"
+        ) from None
     return TrainedRun(file, content, config, space, tuple(trust))
 
 
@@ -107,11 +115,17 @@ def load_trained_model(
     trust: Sequence[str] = (),
 ) -> TrainedModel:
     """See `segkit.load`. `precision` and `predictor` (a config node) None are those of the training run."""
-    return as_trained_model(read_run(path, trust=trust), device=device, precision=precision, predictor=predictor)
+    return as_trained_model(
+        read_run(path, trust=trust), device=device, precision=precision, predictor=predictor
+    )
 
 
 def as_trained_model(
-    run: TrainedRun, *, device: str, precision: Precision | None = None, predictor: Mapping[str, Any] | None = None
+    run: TrainedRun,
+    *,
+    device: str,
+    precision: Precision | None = None,
+    predictor: Mapping[str, Any] | None = None,
 ) -> TrainedModel:
     strategy = SingleDevice(device, precision or run.content["precision"])
     model = strategy.prepare(run.build_model(), channels_last=bool(run.config["trainer"]["channels_last"]))

@@ -37,7 +37,9 @@ def command(*arguments: str, script: str = "train.py", **environment: str) -> li
     ]
 
 
-def run(*arguments: str, cwd: Path, script: str = "train.py", timeout: float = 240, **environment: str) -> Any:
+def run(
+    *arguments: str, cwd: Path, script: str = "train.py", timeout: float = 240, **environment: str
+) -> Any:
     """Run one of the commands in the folder `cwd`; its CompletedProcess with text output."""
     arguments_list, variables = command(*arguments, script=script, **environment)
     return subprocess.run(

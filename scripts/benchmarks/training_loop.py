@@ -27,7 +27,11 @@ def whole_command(overrides: list[str], steps: int, folder: Path) -> tuple[float
     """Images/s and the share of time spent waiting for data of `python train.py` over `steps` steps."""
     command = [sys.executable, str(REPOSITORY / "train.py"), *overrides]
     command += [f"trainer.max_steps={steps + WARM_UP_STEPS}", f"hydra.run.dir={folder}"]
-    command += ["trainer.evaluate.every_epochs=null", "trainer.progress=plain", f"paths.output_dir={folder.parent}"]
+    command += [
+        "trainer.evaluate.every_epochs=null",
+        "trainer.progress=plain",
+        f"paths.output_dir={folder.parent}",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     train = [line for line in lines if line["kind"] == "train"]
@@ -85,7 +89,9 @@ def _synchronize() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40, help="counted steps a round")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
@@ -104,7 +110,10 @@ def main() -> None:
             command = [sys.executable, __file__, "--bare", "--steps", str(options.steps), *overrides]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             bare.append(float(output.split()[-1]))
-            print(f"round {number + 1}: train.py {whole[-1]:.2f} img/s, bare loop {bare[-1]:.2f} img/s", flush=True)
+            print(
+                f"round {number + 1}: train.py {whole[-1]:.2f} img/s, bare loop {bare[-1]:.2f} img/s",
+                flush=True,
+            )
     print(f"train.py   {statistics.median(whole):8.2f} img/s (median of {options.rounds})")
     print(f"bare loop  {statistics.median(bare):8.2f} img/s")
     print(f"ratio      {statistics.median(whole) / statistics.median(bare):8.3f}")

@@ -93,7 +93,15 @@ def _open(path: Path) -> dict[str, Any]:
         envelope = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DamagedCheckpoint(f"{path}: not a whole segkit checkpoint ({reason[:160]})") from None
     if not isinstance(envelope, dict) or not {"format", "digest", "content"} <= set(envelope):  # pyright: ignore
@@ -146,7 +154,9 @@ def resolve(path: Path, *, prefer: str | None = None) -> tuple[Path, Content]:
                 log.warning("passing over a damaged checkpoint: %s", error)
         found = newest(folder)
         if found is None:
-            raise UserError(f"{path}: no checkpoint in this folder; a run folder has one at checkpoints/last.pt")
+            raise UserError(
+                f"{path}: no checkpoint in this folder; a run folder has one at checkpoints/last.pt"
+            )
         return found
     return path, read(path)
 
@@ -185,7 +195,11 @@ class CheckpointKeeper:
 
     def top(self) -> list[Path]:
         """The best checkpoints, best first."""
-        scored = [(float(m.group(2)), int(m.group(1)), p) for p in self.folder.iterdir() if (m := self.TOP.fullmatch(p.name))]
+        scored = [
+            (float(m.group(2)), int(m.group(1)), p)
+            for p in self.folder.iterdir()
+            if (m := self.TOP.fullmatch(p.name))
+        ]
         sign = -1.0 if self.mode == "max" else 1.0
         return [path for *_, path in sorted(scored, key=lambda entry: (sign * entry[0], entry[1]))]
 

@@ -25,7 +25,13 @@ class ConsoleHandler(logging.Handler):
                 line += "\n" + logging.Formatter().formatException(record.exc_info)
             if record.levelno >= logging.WARNING:
                 line = f"{record.levelname.lower()}: {line}"
-            style = "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else None
+            style = (
+                "red"
+                if record.levelno >= logging.ERROR
+                else "yellow"
+                if record.levelno >= logging.WARNING
+                else None
+            )
             CONSOLE.print(Text(line, style=style or ""), soft_wrap=not CONSOLE.is_terminal)
         except Exception:
             self.handleError(record)

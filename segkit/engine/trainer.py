@@ -112,7 +112,9 @@ class Trainer:
     def fit(self) -> Literal["completed"]:
         """Train, evaluate and save until the end. Raises Interrupted after a signal, with a checkpoint saved."""
         self.recording.display.start(
-            total_steps=self.total_steps, steps_per_epoch=self.data.steps_per_epoch, done_steps=self.state.step
+            total_steps=self.total_steps,
+            steps_per_epoch=self.data.steps_per_epoch,
+            done_steps=self.state.step,
         )
         try:
             with self._interrupts:
@@ -141,7 +143,10 @@ class Trainer:
                 prediction = learning.model(batch.images)
             terms = learning.loss(prediction, batch.mask)
             self.strategy.backward(terms.total * share)
-            for name, value in {"loss": terms.total, **{f"loss/{n}": v for n, v in terms.parts.items()}}.items():
+            for name, value in {
+                "loss": terms.total,
+                **{f"loss/{n}": v for n, v in terms.parts.items()},
+            }.items():
                 value = value.detach() * share
                 scalars[name] = scalars[name] + value if name in scalars else value
         norm = self.strategy.step(learning.optimizer, self.settings.clip_norm)
@@ -201,7 +206,11 @@ class Trainer:
             return
         self._finish_log()
         path = self.save()
-        where = f"saved step {self.state.step} to {path}" if path else f"step {self.state.step} could NOT be saved"
+        where = (
+            f"saved step {self.state.step} to {path}"
+            if path
+            else f"step {self.state.step} could NOT be saved"
+        )
         raise self._interrupts.as_exception(f"{where}. Go on with resume={self.recording.folder.path}")
 
     def _evaluate_if_due(self) -> bool:
@@ -245,7 +254,9 @@ class Trainer:
     def _monitored(self, scores: Mapping[str, float]) -> float:
         name = self.settings.checkpoint.monitor
         if name not in scores:
-            raise UserError(f"trainer.checkpoint.monitor={name}: not evaluated. Allowed: {', '.join(sorted(scores))}")
+            raise UserError(
+                f"trainer.checkpoint.monitor={name}: not evaluated. Allowed: {', '.join(sorted(scores))}"
+            )
         return scores[name]
 
     def save(self, *, score: float | None = None, is_best: bool = False) -> Any:
@@ -301,16 +312,24 @@ class Trainer:
             if learning.ema is not None and content["ema"] is not None:
                 learning.ema.load_state_dict(content["ema"])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(f"resume: the checkpoint is of another model or optimizer than this config: {error}") from None
+            raise UserError(
+                f"resume: the checkpoint is of another model or optimizer than this config: {error}"
+            ) from None
         self.strategy.load_state_dict(content["strategy"])
         self.state.take(content["state"])
         for name, value in self._position().items():
             if content["position"][name] != value:
-                log.warning("%s was %s and is now %s: this run will differ from one that never stopped",
-                            name, content["position"][name], value)
+                log.warning(
+                    "%s was %s and is now %s: this run will differ from one that never stopped",
+                    name,
+                    content["position"][name],
+                    value,
+                )
         if (learning.ema is None) != (content["ema"] is None):
-            log.warning("trainer.ema.decay: the checkpoint was saved %s an average of the weights",
-                        "without" if content["ema"] is None else "with")
+            log.warning(
+                "trainer.ema.decay: the checkpoint was saved %s an average of the weights",
+                "without" if content["ema"] is None else "with",
+            )
         # A longer patience, or none, lets a run go on that had stopped early.
         patience = self.settings.early_stopping.patience
         self.state.stopped_early = patience is not None and self.state.evaluations_since_best >= patience
@@ -327,7 +346,10 @@ def total_steps(settings: TrainerSettings, steps_per_epoch: int) -> int:
 
 def _random_state() -> dict[str, Any]:
     # Data has no random state (order and augmentation are functions of the position); dropout has.
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
 
 
 def _set_random_state(state: dict[str, Any]) -> None:

@@ -72,8 +72,15 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path):
     started = []
     for _ in range(2):
-        line, environment = command("debug=fast", "dataset.num_train=4", "dataset.num_val=2", "dataset.image_size=32",
-                                    "dataset.crop_size=32", "backbone=timm", "backbone.name=test_resnet")
+        line, environment = command(
+            "debug=fast",
+            "dataset.num_train=4",
+            "dataset.num_val=2",
+            "dataset.image_size=32",
+            "dataset.crop_size=32",
+            "backbone=timm",
+            "backbone.name=test_resnet",
+        )
         started.append(subprocess.Popen(line, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL))
     assert [process.wait(timeout=240) for process in started] == [0, 0]
     assert len(list(tmp_path.glob("outputs/train/*/*/summary.json"))) == 2
@@ -122,7 +129,11 @@ def test_bad_data_is_found_before_the_first_step(tmp_path: Path):
         Image.new("L", (40, 40)).save(tmp_path / "data" / split / "masks" / "a.png")
     Image.new("L", (40, 40), 9).save(tmp_path / "data" / "train" / "masks" / "a.png")
     done = run(
-        "dataset=folder", f"dataset.root={tmp_path / 'data'}", "dataset.num_classes=2", "tracker=none", cwd=tmp_path
+        "dataset=folder",
+        f"dataset.root={tmp_path / 'data'}",
+        "dataset.num_classes=2",
+        "tracker=none",
+        cwd=tmp_path,
     )
     assert done.returncode == 2
     assert "a.png" in done.stderr
@@ -142,7 +153,11 @@ def test_help_config_and_completion_answer_without_pytorch(tmp_path: Path):
     for flags in (["--help"], ["--cfg", "job"], ["--cfg", "job", "--package", "trainer"]):
         done = run(*flags, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
         assert done.returncode == 0, done.stderr
-        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+        imported = {
+            line.rpartition("|")[2].strip()
+            for line in done.stderr.splitlines()
+            if line.startswith("import time")
+        }
         assert "hydra" in imported
         assert not imported & {"torch", "numpy", "mlflow", "albumentations", "cv2"}
 

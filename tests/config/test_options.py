@@ -85,7 +85,11 @@ def test_a_loss_learns_from_logits_at_their_own_stride_and_skips_ignored_pixels(
 def test_an_optimizer_lowers_a_loss(option: str):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-    optimizer = instantiate.build(compose(f"optimizer={option}", *NEEDED.get(("optimizer", option), []))["optimizer"], "optimizer", supplied=["model"])(model)
+    optimizer = instantiate.build(
+        compose(f"optimizer={option}", *NEEDED.get(("optimizer", option), []))["optimizer"],
+        "optimizer",
+        supplied=["model"],
+    )(model)
     inputs, targets = torch.randn(64, 4), torch.randn(64, 1)
     losses = []
     for _ in range(30):
@@ -131,7 +135,9 @@ def test_a_transform_keeps_the_contract_of_samples(option: str):
     values = compose(f"transform={option}", "dataset.crop_size=48")
     transform = instantiate.build(values["transform"], "transform")
     random = np.random.default_rng(0)
-    sample = Sample(random.integers(0, 255, (48, 48, 3), np.uint8), random.integers(0, 7, (48, 48), np.uint8), "a")
+    sample = Sample(
+        random.integers(0, 255, (48, 48, 3), np.uint8), random.integers(0, 7, (48, 48), np.uint8), "a"
+    )
     augmented = transform(sample, 5)
     assert augmented.image.dtype == np.uint8
     assert augmented.image.shape == (48, 48, 3)
@@ -168,7 +174,9 @@ def test_the_backbone_group_is_at_the_top_and_reaches_the_model():
 
 
 def test_the_label_space_is_written_once():
-    values = compose("dataset.num_classes=5", "dataset.ignore_index=77", "dataset.class_names=null", "dataset.colors=null")
+    values = compose(
+        "dataset.num_classes=5", "dataset.ignore_index=77", "dataset.class_names=null", "dataset.colors=null"
+    )
     assert values["model"]["num_classes"] == values["loss"]["num_classes"] == 5
     assert values["loss"]["ignore_index"] == 77
     assert "77" in str(values["transform"]) or "fill_mask" not in str(values["transform"])

@@ -37,7 +37,10 @@ class SingleDevice:
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(
-            self.device.type, dtype=DTYPES[self.precision], enabled=self.precision != "fp32", cache_enabled=True
+            self.device.type,
+            dtype=DTYPES[self.precision],
+            enabled=self.precision != "fp32",
+            cache_enabled=True,
         )
 
     def backward(self, loss: Tensor) -> None:
@@ -87,7 +90,11 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"trainer.device={name}: no such device; allowed: auto, cpu, cuda, cuda:0, ...") from None
+        raise UserError(
+            f"trainer.device={name}: no such device; allowed: auto, cpu, cuda, cuda:0, ..."
+        ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"trainer.device={name}: PyTorch sees {torch.cuda.device_count()} CUDA devices; allowed: auto, cpu")
+        raise UserError(
+            f"trainer.device={name}: PyTorch sees {torch.cuda.device_count()} CUDA devices; allowed: auto, cpu"
+        )
     return device
