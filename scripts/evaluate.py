@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from segkit.cli.evaluate import main  # noqa: E402
+from segkit.cli.evaluate import main
 
 if __name__ == "__main__":
     main()

@@ -59,7 +59,7 @@ def make_environment() -> None:
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever starts this may have an older Python
         sys.exit(f"segkit needs Python 3.11 or newer; this is {sys.version.split()[0]}")
     command = sys.argv[1:]
     if not command or command[0] in ("-h", "--help"):

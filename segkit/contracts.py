@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -55,14 +54,10 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         if len(self.names) < 2:
-            raise UserError(
-                f"dataset.class_names has {len(self.names)} entries; segmentation needs at least 2"
-            )
+            raise UserError(f"dataset.class_names has {len(self.names)} entries; segmentation needs at least 2")
         if len(set(self.names)) != len(self.names):
             repeated = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise UserError(
-                f"dataset.class_names repeats {', '.join(repeated)}; every class needs its own name"
-            )
+            raise UserError(f"dataset.class_names repeats {', '.join(repeated)}; every class needs its own name")
         if len(self.colors) != len(self.names):
             raise UserError(f"dataset.colors has {len(self.colors)} entries for {len(self.names)} classes")
         if 0 <= self.ignore_index < len(self.names):

@@ -17,7 +17,7 @@ class DataError(UserError):
     """A data file is at fault, whenever that comes to light: at the check before the first step or in mid-run."""
 
 
-class Interrupted(Exception):  # noqa: N818 - the run was told to stop, nothing went wrong
+class Interrupted(Exception):
     """The run was asked to stop from outside and has saved what it had.
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +12,7 @@ from rich.text import Text
 from segkit import report
 from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, TrainerSettings, checked
-from segkit.contracts import SampleSource
+from segkit.contracts import Loss, SampleSource
 from segkit.engine.evaluator import Evaluation
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import write_json
@@ -41,7 +40,7 @@ def run(config: DictConfig, folder: Path) -> float:
 
 
 def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluation:
-    """One evaluation with the training's own data set, predictor, precision and metrics unless `settings` replace them."""
+    """One evaluation, with whatever the training used where `settings` replace nothing."""
     replaced = {name: value for name, value in settings.dataset.items() if value is not None}
     make_source = trained.build("dataset", overrides=replaced, supplied=SUPPLIED["dataset"])
     source: SampleSource = make_source(split=settings.split)
@@ -54,9 +53,7 @@ def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluatio
     strategy = SingleDevice(settings.device, settings.precision or trained.content["precision"])
     model = strategy.prepare(trained.build_model(), channels_last=options.channels_last)
     instantiate.check_trusted(trained.config["metrics"], "metrics", trained.trust)
-    loss: torch.nn.Module | None = (
-        trained.build("loss").to(strategy.device) if options.evaluate.loss else None
-    )
+    loss: Loss | None = trained.build("loss").to(strategy.device) if options.evaluate.loss else None
     evaluator = build_evaluator(
         trained.config,
         source,

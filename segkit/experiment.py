@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from segkit import report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
-from segkit.contracts import LabelSpace, RunInfo, SampleSource, Tracker
+from segkit.contracts import LabelSpace, Loss, RunInfo, SampleSource, Tracker
 from segkit.data.loader import EvaluationLoader, TrainLoader
 from segkit.engine import checkpoint
 from segkit.engine.checkpoint import CheckpointKeeper
@@ -117,9 +117,7 @@ def build(
     shown = ("miou", "loss", *(name for name, metric in settings.metrics.items() if metric.progress))
     recording = Recording(
         folder,
-        CheckpointKeeper(
-            folder.checkpoints, keep_top=options.checkpoint.keep_top, mode=options.checkpoint.mode
-        ),
+        CheckpointKeeper(folder.checkpoints, keep_top=options.checkpoint.keep_top, mode=options.checkpoint.mode),
         tracker,
         make_display(options.progress, shown),
         identity={
@@ -155,7 +153,7 @@ def build_evaluator(
     options: TrainerSettings,
     *,
     device: torch.device,
-    loss: nn.Module | None,
+    loss: Loss | None,
     make_predictor: Any = None,
     split: str = "val",
 ) -> Evaluator:
@@ -200,13 +198,11 @@ def _check_monitor(options: TrainerSettings, labels: LabelSpace, settings: RootS
     names += ["loss"] if options.evaluate.loss else []
     # Parts of the loss and single numbers of a listed metric are named below their whole.
     if monitor not in names and monitor.rpartition("/")[0] not in names:
-        raise UserError(
-            f"trainer.checkpoint.monitor={monitor}: no evaluation gives this. Allowed: {', '.join(names)}"
-        )
+        raise UserError(f"trainer.checkpoint.monitor={monitor}: no evaluation gives this. Allowed: {', '.join(names)}")
 
 
 def _prepare_torch(options: TrainerSettings, seed: int) -> None:
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     torch.backends.cudnn.benchmark = not options.deterministic
@@ -227,9 +223,7 @@ def _resume(trainer: Trainer, resume: str | None) -> str | None:
     elif Path(resume).exists():
         found = checkpoint.resolve(Path(resume))
     else:
-        raise UserError(
-            f"resume={resume}: no such file or folder; allowed: a checkpoint, a run folder, or auto"
-        )
+        raise UserError(f"resume={resume}: no such file or folder; allowed: a checkpoint, a run folder, or auto")
     if found is None:
         log.info("resume=auto: no checkpoint in %s yet; starting afresh", folder.checkpoints)
         return None
@@ -249,9 +243,7 @@ def _run_info(
 ) -> RunInfo:
     folder = trainer.recording.folder
     chosen = {
-        group: option
-        for group, option in choices.items()
-        if option and group.split("/")[0] not in ("hydra", "paths")
+        group: option for group, option in choices.items() if option and group.split("/")[0] not in ("hydra", "paths")
     }
     tags = {f"group.{group}": str(option) for group, option in chosen.items()}
     for split, source in zip(("train", "val"), sources, strict=True):

@@ -74,9 +74,7 @@ def output_names(images: dict[Path, Path]) -> Iterator[Path]:
         yield path.with_suffix(".png") if alone else path.with_name(path.name + ".png")
 
 
-def overlay(
-    image: NDArray[Any], ids_HW: NDArray[Any], labels: LabelSpace, opacity: float
-) -> NDArray[np.uint8]:
+def overlay(image: NDArray[Any], ids_HW: NDArray[Any], labels: LabelSpace, opacity: float) -> NDArray[np.uint8]:
     """The classes' colours over `image` (H, W, C) uint8 or float 0..1, as (H, W, 3) uint8; opacity in 0..1."""
     shown = image.astype(np.float32) * (1.0 if image.dtype == np.uint8 else 255.0)
     shown = shown[..., :3] if shown.shape[-1] >= 3 else np.repeat(shown[..., :1], 3, axis=-1)

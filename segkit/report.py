@@ -50,9 +50,7 @@ def draw_kept(folder: Path, labels: LabelSpace) -> list[Path]:
     return [*drawn, target / "curves.png"]
 
 
-def draw(
-    confusion: NDArray[np.int64], samples: Sequence[PanelSample], labels: LabelSpace, target: Path
-) -> list[Path]:
+def draw(confusion: NDArray[np.int64], samples: Sequence[PanelSample], labels: LabelSpace, target: Path) -> list[Path]:
     """Confusion matrix, per-class table and panels in the folder `target`; the files written."""
     figures.confusion_figure(confusion, labels.names, target / "confusion_matrix.png")
     files = [target / name for name in ("confusion_matrix.png", "per_class.csv", "per_class.md")]

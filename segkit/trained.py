@@ -62,9 +62,7 @@ class TrainedRun:
     def step(self) -> int:
         return int(self.content["state"]["step"])
 
-    def build(
-        self, key: str, *, overrides: Mapping[str, Any] | None = None, supplied: Sequence[str] = ()
-    ) -> Any:
+    def build(self, key: str, *, overrides: Mapping[str, Any] | None = None, supplied: Sequence[str] = ()) -> Any:
         """The object that `key` of the stored config describes, if all classes it names are allowed."""
         node = copy.deepcopy(self.config[key]) | dict(overrides or {})
         instantiate.check_trusted(node, key, self.trust)
@@ -80,9 +78,7 @@ class TrainedRun:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise UserError(
-                f"{self.path}: the weights do not fit the model of the stored config: {error}"
-            ) from None
+            raise UserError(f"{self.path}: the weights do not fit the model of the stored config: {error}") from None
         return model.eval()
 
 
@@ -100,9 +96,7 @@ def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
             int(labels["ignore_index"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{file}: the checkpoint carries no usable config and label space ({error})"
-        ) from None
+        raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None
     return TrainedRun(file, content, config, space, tuple(trust))
 
 
@@ -115,9 +109,7 @@ def load_trained_model(
     trust: Sequence[str] = (),
 ) -> TrainedModel:
     """See `segkit.load`. `precision` and `predictor` (a config node) None are those of the training run."""
-    return as_trained_model(
-        read_run(path, trust=trust), device=device, precision=precision, predictor=predictor
-    )
+    return as_trained_model(read_run(path, trust=trust), device=device, precision=precision, predictor=predictor)
 
 
 def as_trained_model(

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ TINY = (
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> None:
     torch.set_num_threads(1)
-    yield
 
 
 def command(*arguments: str, script: str = "train.py", **environment: str) -> list[Any]:
@@ -37,9 +35,7 @@ def command(*arguments: str, script: str = "train.py", **environment: str) -> li
     ]
 
 
-def run(
-    *arguments: str, cwd: Path, script: str = "train.py", timeout: float = 240, **environment: str
-) -> Any:
+def run(*arguments: str, cwd: Path, script: str = "train.py", timeout: float = 240, **environment: str) -> Any:
     """Run one of the commands in the folder `cwd`; its CompletedProcess with text output."""
     arguments_list, variables = command(*arguments, script=script, **environment)
     return subprocess.run(

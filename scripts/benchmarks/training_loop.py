@@ -1,4 +1,4 @@
-"""Training images/s of the whole `train.py` command as a share of a bare loop's, and the share of time it waits for data.
+"""Training images/s of the whole `train.py` command as a share of a bare loop's, and how long it waits for data.
 
     python scripts/benchmarks/training_loop.py [--rounds 3] [--steps 40] [overrides of train.py ...]
 
@@ -89,9 +89,7 @@ def _synchronize() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40, help="counted steps a round")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)

@@ -117,11 +117,7 @@ def _unknown_key(key: str, config_name: str) -> str | None:
 
     GlobalHydra.instance().clear()
     # Group choices decide which keys there are; everything else can be left out.
-    choices = [
-        a
-        for a in sys.argv[1:]
-        if "=" in a and not a.startswith(("-", "+", "~")) and "." not in a.split("=")[0]
-    ]
+    choices = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("-", "+", "~")) and "." not in a.split("=")[0]]
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra.compose(config_name, [a for a in choices if a.split("=")[0] != key])
@@ -131,9 +127,7 @@ def _unknown_key(key: str, config_name: str) -> str | None:
     *parents, _ = key.split(".")
     for depth, part in enumerate(parents):
         if not isinstance(node, DictConfig) or part not in node:
-            return unknown_key(
-                ".".join(parents[: depth + 1]), list(node) if isinstance(node, DictConfig) else []
-            )
+            return unknown_key(".".join(parents[: depth + 1]), list(node) if isinstance(node, DictConfig) else [])
         node = node._get_node(part)
     if not isinstance(node, DictConfig):
         return f"{key}: {'.'.join(parents)} is a single value and has no keys below it"

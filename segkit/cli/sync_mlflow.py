@@ -30,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders: list[Path] = parser.parse_args(arguments).folders
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
-        print(
-            f"no such folder: {', '.join(missing)}; give run folders or folders above them", file=sys.stderr
-        )
+        print(f"no such folder: {', '.join(missing)}; give run folders or folders above them", file=sys.stderr)
         return 2
     results = {folder: _sync(folder) for folder in _run_folders(folders)}
     _print_table(results)

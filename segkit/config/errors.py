@@ -27,11 +27,7 @@ def unknown_key(key: str, allowed: Iterable[str]) -> str:
 def _keys_at(settings: type[BaseModel], location: tuple[Any, ...]) -> Iterable[str]:
     for part in location:
         field = settings.model_fields.get(str(part))
-        if (
-            field is None
-            or not isinstance(field.annotation, type)
-            or not issubclass(field.annotation, BaseModel)
-        ):
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
             return ()
         settings = field.annotation
     return settings.model_fields
@@ -41,9 +37,7 @@ def describe(error: ValidationError, settings: type[BaseModel] | None = None, pr
     """All findings of a pydantic error, one line each: the key, what was found, what is allowed."""
     lines: list[str] = []
     for finding in error.errors(include_url=False):
-        location = tuple(
-            part for part in finding["loc"] if not str(part).startswith(("function-", "constrained-"))
-        )
+        location = tuple(part for part in finding["loc"] if not str(part).startswith(("function-", "constrained-")))
         key = ".".join([*([prefix] if prefix else []), *map(str, location)])
         match finding["type"]:
             case "extra_forbidden" if settings is not None:

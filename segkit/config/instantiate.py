@@ -44,9 +44,7 @@ def plain(config: Any) -> Any:
     if isinstance(config, DictConfig | ListConfig):
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
-            raise ConfigError(
-                "\n".join(f"{key}: missing; give it a value, as in {key}=..." for key in missing)
-            )
+            raise ConfigError("\n".join(f"{key}: missing; give it a value, as in {key}=..." for key in missing))
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return config
 
@@ -135,9 +133,7 @@ def check_node(node: Node, key: str, supplied: Sequence[str] = ()) -> list[str]:
         elif name in annotations and not _holds_node(value):
             wrong = _fits(value, annotations[name])
             if wrong:
-                findings += [
-                    f"{key}.{name}{line if line.startswith('.') else line}" for line in _prefixed(wrong)
-                ]
+                findings += [f"{key}.{name}{line}" for line in _prefixed(wrong)]
     if not node.get("_partial_") and "_args_" not in node:
         for name, parameter in parameters.items():
             needed = parameter.default is parameter.empty and name in named

@@ -94,9 +94,7 @@ class Folder(Source):
             faults.add(problem, self._name(path))
         self._compare(image_facts, mask_facts, faults)
         if faults:
-            raise DataError(
-                faults.report(f"dataset.root={self.root}: files of the {self.split} split are at fault")
-            )
+            raise DataError(faults.report(f"dataset.root={self.root}: files of the {self.split} split are at fault"))
 
     def identity(self) -> Mapping[str, str]:
         digest = hashlib.sha256()
@@ -141,9 +139,7 @@ class Folder(Source):
                 sizes = f"{_size(mask.shape)}, its image {_size(image.shape)}"
                 faults.add("masks of another size than their image", f"{self._name(pair.mask)}: {sizes}")
             if unknown := self.label_map.unknown(mask.ids):
-                hint = "; for 0/255 masks set dataset.class_mapping={0: 0, 255: 1}" * (
-                    set(mask.ids) <= {0, 255}
-                )
+                hint = "; for 0/255 masks set dataset.class_mapping={0: 0, 255: 1}" * (set(mask.ids) <= {0, 255})
                 faults.add(
                     f"masks with ids that are no class; allowed: {self.label_map.allowed}{hint}",
                     f"{self._name(pair.mask)}: {listed(unknown)}",

@@ -26,9 +26,7 @@ class LabelMap:
         dtype: of the masks it makes.
     """
 
-    def __init__(
-        self, labels: LabelSpace, mapping: Mapping[int, int] | None, dtype: type[np.integer[Any]]
-    ) -> None:
+    def __init__(self, labels: LabelSpace, mapping: Mapping[int, int] | None, dtype: type[np.integer[Any]]) -> None:
         if mapping is None:
             mapping = {index: index for index in range(labels.num_classes)}
         for raw, target in mapping.items():

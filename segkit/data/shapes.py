@@ -53,9 +53,7 @@ class Shapes(Source):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_classes != len(CLASS_NAMES):
-            raise UserError(
-                f"dataset.num_classes={self.num_classes}; the shapes data set has {len(CLASS_NAMES)}"
-            )
+            raise UserError(f"dataset.num_classes={self.num_classes}; the shapes data set has {len(CLASS_NAMES)}")
         for key, least in (("num_train", 1), ("num_val", 1), ("image_size", 32), ("generator_seed", 0)):
             if getattr(self, key) < least:
                 raise UserError(f"dataset.{key}={getattr(self, key)}; allowed: {least} or more")
@@ -65,9 +63,7 @@ class Shapes(Source):
 
     def read(self, index: int) -> Sample:
         images, masks = self._arrays()
-        return Sample(
-            images[index].copy(), self._with_ignore_index(masks[index]), f"{self.split}/{index:04d}"
-        )
+        return Sample(images[index].copy(), self._with_ignore_index(masks[index]), f"{self.split}/{index:04d}")
 
     def check(self) -> None:
         """Draw all samples now, so that worker processes forked later share them."""
@@ -92,9 +88,7 @@ class Shapes(Source):
 
 
 @lru_cache(maxsize=8)
-def draw_split(
-    seed: int, split: str, num_samples: int, size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+def draw_split(seed: int, split: str, num_samples: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """Images (N, size, size, 3) and masks (N, size, size), -1 where ignored. Drawn once in a process."""
     images = np.empty((num_samples, size, size, 3), np.uint8)
     masks = np.empty((num_samples, size, size), np.int16)
@@ -112,9 +106,7 @@ def draw_scene(generator: Generator, size: int) -> tuple[NDArray[np.uint8], NDAr
     mask = np.zeros((size, size), np.int16)
     around = np.ones((2 * BORDER + 1, 2 * BORDER + 1), np.uint8)
     # Lines come last, or little would be left of them.
-    classes = sorted(
-        generator.integers(DISC, len(CLASS_NAMES), generator.integers(4, 7)), key=lambda id: id == LINE
-    )
+    classes = sorted(generator.integers(DISC, len(CLASS_NAMES), generator.integers(4, 7)), key=lambda id: id == LINE)
     for class_id in classes:
         region = _outline(generator, class_id, size)
         inside = np.nonzero(region)

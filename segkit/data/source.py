@@ -49,9 +49,7 @@ class Source:
     def __post_init__(self) -> None:
         for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.in_channels:
-                raise UserError(
-                    f"dataset.{key} has {len(values)} values for dataset.in_channels={self.in_channels}"
-                )
+                raise UserError(f"dataset.{key} has {len(values)} values for dataset.in_channels={self.in_channels}")
         if min(self.std) <= 0:
             raise UserError(f"dataset.std={list(self.std)}; allowed: numbers above 0")
         height_width(self.crop_size, "dataset.crop_size")
@@ -59,9 +57,7 @@ class Source:
         if names is None:
             names = [f"class_{index}" for index in range(self.num_classes)]
         if len(names) != self.num_classes:
-            raise UserError(
-                f"dataset.class_names has {len(names)} names for dataset.num_classes={self.num_classes}"
-            )
+            raise UserError(f"dataset.class_names has {len(names)} names for dataset.num_classes={self.num_classes}")
         colors = palette(self.num_classes) if self.colors is None else [_rgb(color) for color in self.colors]
         self.labels = LabelSpace(tuple(names), tuple(colors), self.ignore_index)
 
@@ -90,9 +86,7 @@ def height_width(size: int | Sequence[int], key: str) -> tuple[int, int]:
     """The (height, width) in pixels that `size`, one edge or both, means. Raises UserError naming `key`."""
     edges = (size, size) if isinstance(size, int) else tuple(size)
     if len(edges) != 2 or min(edges) < 1:
-        raise UserError(
-            f"{key}={size}; allowed: one edge length in pixels, or [height, width], each at least 1"
-        )
+        raise UserError(f"{key}={size}; allowed: one edge length in pixels, or [height, width], each at least 1")
     return edges[0], edges[1]
 
 

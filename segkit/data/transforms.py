@@ -34,9 +34,7 @@ class AlbumentationsTransform:
     Raises UserError when a sample comes out at another size, or its mask with a size other than the image's.
     """
 
-    def __init__(
-        self, steps: Sequence[albumentations.BasicTransform], size: int | Sequence[int] | None
-    ) -> None:
+    def __init__(self, steps: Sequence[albumentations.BasicTransform], size: int | Sequence[int] | None) -> None:
         self.size = None if size is None else height_width(size, "transform.size")
         self.compose = albumentations.Compose(list(steps))
 

@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +26,26 @@ Content = dict[str, Any]
 def digest(content: Any) -> str:
     """SHA-256 over all keys, plain values, and tensors (type, shape and bytes) of a nested content."""
     hasher = hashlib.sha256()
-    _feed(hasher, content)
+    _feed(hasher.update, content)
     return hasher.hexdigest()
 
 
-def _feed(hasher: hashlib._Hash, value: Any) -> None:
+def _feed(update: Callable[[Any], None], value: Any) -> None:
     if isinstance(value, Tensor):
         flat = value.detach().cpu().contiguous()
-        hasher.update(f"tensor {flat.dtype} {tuple(flat.shape)};".encode())
-        hasher.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+        update(f"tensor {flat.dtype} {tuple(flat.shape)};".encode())
+        update(flat.reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         for key in sorted(value, key=repr):  # pyright: ignore
-            hasher.update(f"key {key!r};".encode())
-            _feed(hasher, value[key])
-        hasher.update(b"end;")
+            update(f"key {key!r};".encode())
+            _feed(update, value[key])
+        update(b"end;")
     elif isinstance(value, list | tuple):
-        hasher.update(f"sequence {len(value)};".encode())  # pyright: ignore
+        update(f"sequence {len(value)};".encode())  # pyright: ignore
         for item in value:  # pyright: ignore
-            _feed(hasher, item)
+            _feed(update, item)
     else:
-        hasher.update(f"{type(value).__name__} {value!r};".encode())
+        update(f"{type(value).__name__} {value!r};".encode())
 
 
 def write(content: Content, path: Path) -> None:
@@ -154,9 +154,7 @@ def resolve(path: Path, *, prefer: str | None = None) -> tuple[Path, Content]:
                 log.warning("passing over a damaged checkpoint: %s", error)
         found = newest(folder)
         if found is None:
-            raise UserError(
-                f"{path}: no checkpoint in this folder; a run folder has one at checkpoints/last.pt"
-            )
+            raise UserError(f"{path}: no checkpoint in this folder; a run folder has one at checkpoints/last.pt")
         return found
     return path, read(path)
 
@@ -196,9 +194,7 @@ class CheckpointKeeper:
     def top(self) -> list[Path]:
         """The best checkpoints, best first."""
         scored = [
-            (float(m.group(2)), int(m.group(1)), p)
-            for p in self.folder.iterdir()
-            if (m := self.TOP.fullmatch(p.name))
+            (float(m.group(2)), int(m.group(1)), p) for p in self.folder.iterdir() if (m := self.TOP.fullmatch(p.name))
         ]
         sign = -1.0 if self.mode == "max" else 1.0
         return [path for *_, path in sorted(scored, key=lambda entry: (sign * entry[0], entry[1]))]

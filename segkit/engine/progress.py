@@ -26,11 +26,7 @@ class ConsoleHandler(logging.Handler):
             if record.levelno >= logging.WARNING:
                 line = f"{record.levelname.lower()}: {line}"
             style = (
-                "red"
-                if record.levelno >= logging.ERROR
-                else "yellow"
-                if record.levelno >= logging.WARNING
-                else None
+                "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else None
             )
             CONSOLE.print(Text(line, style=style or ""), soft_wrap=not CONSOLE.is_terminal)
         except Exception:

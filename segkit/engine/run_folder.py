@@ -32,9 +32,7 @@ class RunFolder:
     def record(self, kind: str, values: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl. Floats keep full precision; what is not finite is written as null."""
         record = {"kind": kind, **values, "time": time.time()}
-        self._metrics.write(
-            json.dumps({k: _json_value(v) for k, v in record.items()}, allow_nan=False) + "\n"
-        )
+        self._metrics.write(json.dumps({k: _json_value(v) for k, v in record.items()}, allow_nan=False) + "\n")
 
     def list_artifact(self, path: Path, artifact_path: str = "") -> None:
         """Name a file of this folder as one that trackers keep too, below `artifact_path`."""

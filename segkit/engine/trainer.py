@@ -30,7 +30,7 @@ from segkit.errors import UserError
 log = logging.getLogger(__name__)
 
 
-class NonFiniteLoss(RuntimeError):  # noqa: N818
+class NonFiniteLoss(RuntimeError):
     """The loss, or the weights, became NaN or infinite; the last good checkpoint is untouched."""
 
 
@@ -206,11 +206,7 @@ class Trainer:
             return
         self._finish_log()
         path = self.save()
-        where = (
-            f"saved step {self.state.step} to {path}"
-            if path
-            else f"step {self.state.step} could NOT be saved"
-        )
+        where = f"saved step {self.state.step} to {path}" if path else f"step {self.state.step} could NOT be saved"
         raise self._interrupts.as_exception(f"{where}. Go on with resume={self.recording.folder.path}")
 
     def _evaluate_if_due(self) -> bool:
@@ -254,9 +250,7 @@ class Trainer:
     def _monitored(self, scores: Mapping[str, float]) -> float:
         name = self.settings.checkpoint.monitor
         if name not in scores:
-            raise UserError(
-                f"trainer.checkpoint.monitor={name}: not evaluated. Allowed: {', '.join(sorted(scores))}"
-            )
+            raise UserError(f"trainer.checkpoint.monitor={name}: not evaluated. Allowed: {', '.join(sorted(scores))}")
         return scores[name]
 
     def save(self, *, score: float | None = None, is_best: bool = False) -> Any:
@@ -266,10 +260,11 @@ class Trainer:
         """
         self._finish_log()
         content = self.content()
-        weights = [v for v in content["model"].values() if v.is_floating_point()]
-        if not all(bool(norm.isfinite()) for norm in torch._foreach_norm(weights)):
+        weights: list[Tensor] = [v for v in content["model"].values() if v.is_floating_point()]
+        if not bool(torch.stack([weight.sum().double() for weight in weights]).isfinite().all()):
             raise NonFiniteLoss(
-                f"weights are not finite after step {self.state.step}; nothing was saved, the last good checkpoint is kept"
+                f"weights are not finite after step {self.state.step}; nothing was saved, "
+                "the last good checkpoint is kept"
             )
         try:
             return self.recording.keeper.save(content, score=score, is_best=is_best)

@@ -29,9 +29,7 @@ class CombinedLoss(SegmentationLoss):
         auxiliary_weight: float = 0.4,
         class_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(
-            num_classes=num_classes, ignore_index=ignore_index, auxiliary_weight=auxiliary_weight
-        )
+        super().__init__(num_classes=num_classes, ignore_index=ignore_index, auxiliary_weight=auxiliary_weight)
         self.ce_weight = at_least_zero("ce_weight", ce_weight)
         self.dice_weight = at_least_zero("dice_weight", dice_weight)
         if ce_weight == dice_weight == 0:
@@ -46,6 +44,4 @@ class CombinedLoss(SegmentationLoss):
 
     def compute(self, pixels: Pixels) -> LossTerms:
         ce, dice = self.ce.compute(pixels), self.dice.compute(pixels)
-        return LossTerms(
-            self.ce_weight * ce.total + self.dice_weight * dice.total, {**ce.parts, **dice.parts}
-        )
+        return LossTerms(self.ce_weight * ce.total + self.dice_weight * dice.total, {**ce.parts, **dice.parts})

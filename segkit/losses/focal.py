@@ -45,8 +45,6 @@ class FocalLoss(SegmentationLoss):
         log_p_BHW = log_probability_of_truth(pixels)
         # Clamped because a power below 1 has no finite slope at 0.
         doubt_BHW = (-torch.expm1(log_p_BHW)).clamp_min(torch.finfo(log_p_BHW.dtype).eps)
-        terms_BHW = (
-            -self.alpha * doubt_BHW**self.gamma * log_p_BHW * pixel_weights(pixels, self.class_weights)
-        )
+        terms_BHW = -self.alpha * doubt_BHW**self.gamma * log_p_BHW * pixel_weights(pixels, self.class_weights)
         total = terms_BHW.sum() / pixels.valid.sum().clamp_min(1)
         return LossTerms(total, {"focal": total.detach()})

@@ -143,9 +143,7 @@ def _feature_infos(net: Any, *, dilated: bool) -> tuple[FeatureInfo, ...]:
 
 
 @torch.no_grad()
-def _find_sizing(
-    net: Any, features: Sequence[FeatureInfo], in_channels: int, own_size: int | Sequence[int]
-) -> Sizing:
+def _find_sizing(net: Any, features: Sequence[FeatureInfo], in_channels: int, own_size: int | Sequence[int]) -> Sizing:
     """The least padding with which the model takes an image of one row and gives whole maps, by trying."""
     net.eval()
     multiple = max(feature.level for feature in features)

@@ -23,9 +23,7 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if not mean or len(mean) != len(std):
-            raise UserError(
-                f"dataset.mean has {len(mean)} and dataset.std {len(std)} values; both need one a channel"
-            )
+            raise UserError(f"dataset.mean has {len(mean)} and dataset.std {len(std)} values; both need one a channel")
         if min(std) <= 0:
             raise UserError(f"dataset.std={list(std)}; allowed: numbers above 0")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
@@ -33,9 +31,7 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1] != len(self.mean):
-            raise UserError(
-                f"images have {images.shape[1]} channels, dataset.mean and dataset.std {len(self.mean)}"
-            )
+            raise UserError(f"images have {images.shape[1]} channels, dataset.mean and dataset.std {len(self.mean)}")
         values = images.to(self.mean.dtype)
         if images.dtype == torch.uint8:
             values = values / 255

@@ -80,9 +80,7 @@ class SmpSegmenter(nn.Module):
         self.network: Any = build(encoder, make, pretrained=pretrained, weights=weights)
         stride = self.network.encoder.output_stride
         # DPT halves the encoder's map and doubles it again; PAN pools it three times over.
-        self.sizing = Sizing(
-            2 * stride if decoder == "dpt" else stride, minimum=8 * stride if decoder == "pan" else 1
-        )
+        self.sizing = Sizing(2 * stride if decoder == "dpt" else stride, minimum=8 * stride if decoder == "pan" else 1)
         self._try_out(f"model.decoder={decoder} with backbone.name={encoder}")
         self.frozen = frozen
         if frozen:

@@ -47,9 +47,7 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
         ) from error
     except (RuntimeError, AttributeError, AssertionError, ValueError, OSError) as error:
         if weights is not None and isinstance(error, RuntimeError):
-            raise UserError(
-                f"backbone.weights={weights} does not fit backbone.name={name}: {error}"
-            ) from error
+            raise UserError(f"backbone.weights={weights} does not fit backbone.name={name}: {error}") from error
         if pretrained and isinstance(error, OSError):
             raise _cannot_fetch(name, error) from error
         raise UserError(f"backbone.name={name} cannot be built as a backbone here: {error!r}") from error
@@ -78,9 +76,7 @@ def _check_name(name: str) -> None:
         close = close or timm.list_models(f"*{architecture}*")[:5]
         hint = f"; close names: {', '.join(close)}" if close else ""
         raise UserError(f"backbone.name={name!r} is not a model of timm{hint} (all: timm.list_models())")
-    tags = [
-        split_model_name_tag(entry)[1] for entry in timm.list_models(f"{architecture}.*", pretrained=True)
-    ]
+    tags = [split_model_name_tag(entry)[1] for entry in timm.list_models(f"{architecture}.*", pretrained=True)]
     if tag and tag not in tags:
         raise UserError(f"backbone.name={name!r}: timm has no weights {tag!r}; allowed: {', '.join(tags)}")
 
@@ -105,9 +101,7 @@ def _cached_or_fetchable(name: str) -> str | None:
     """Path of the weights if they are in the local cache; None if timm can fetch them."""
     config = get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
-        raise UserError(
-            f"backbone.pretrained=true, but timm has no weights for {name}; set backbone.pretrained=false"
-        )
+        raise UserError(f"backbone.pretrained=true, but timm has no weights for {name}; set backbone.pretrained=false")
     if config.hf_hub_id:
         file_name = config.hf_hub_filename or "model.safetensors"
         cached = try_to_load_from_cache(config.hf_hub_id, file_name)

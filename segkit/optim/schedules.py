@@ -26,9 +26,7 @@ class FactorSchedule:
         last: the run's last step; past it the factor stays as it is there.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, factor: Callable[[int], float], *, warmup: int, last: int
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float], *, warmup: int, last: int) -> None:
         self.optimizer = optimizer
         self.factor = factor
         self.warmup = warmup
@@ -84,9 +82,7 @@ def poly(
     """(1 - progress)^power, which falls to 0 just after the last step: DeepLab's (arXiv 1606.00915)."""
     warmup = warmup_length(total_steps, steps_per_epoch, steps=warmup_steps, epochs=warmup_epochs)
     length = total_steps - warmup
-    return FactorSchedule(
-        optimizer, lambda step: (1 - step / length) ** power, warmup=warmup, last=total_steps
-    )
+    return FactorSchedule(optimizer, lambda step: (1 - step / length) ** power, warmup=warmup, last=total_steps)
 
 
 def cosine(
@@ -149,14 +145,10 @@ def step_decay(
     if not interval:
         raise UserError("scheduler.every_epochs or scheduler.every_steps must be set, to one step at least")
     warmup = warmup_length(total_steps, steps_per_epoch, steps=warmup_steps, epochs=warmup_epochs)
-    return FactorSchedule(
-        optimizer, lambda step: gamma ** (step // interval), warmup=warmup, last=total_steps
-    )
+    return FactorSchedule(optimizer, lambda step: gamma ** (step // interval), warmup=warmup, last=total_steps)
 
 
-def length_in_steps(
-    name: str, steps_per_epoch: int, *, steps: int | None, epochs: float | None
-) -> int | None:
+def length_in_steps(name: str, steps_per_epoch: int, *, steps: int | None, epochs: float | None) -> int | None:
     """A length given as `<name>_steps` or `<name>_epochs`, in optimizer steps; None if it is not given."""
     found = f"scheduler.{name}_steps={steps}, scheduler.{name}_epochs={epochs}"
     if steps is not None and epochs is not None:

@@ -43,9 +43,7 @@ class Sliding:
         self.model = model
         height, width = (window, window) if isinstance(window, int) else tuple(window)
         if min(height, width) < 1:
-            raise UserError(
-                f"predictor.window={window}; allowed: an edge of at least 1 pixel, or two of them"
-            )
+            raise UserError(f"predictor.window={window}; allowed: an edge of at least 1 pixel, or two of them")
         self.window = (height, width)
         self.overlap = overlap
         self.batch_size = batch_size
@@ -57,9 +55,7 @@ class Sliding:
         sum_BCHW: Tensor | None = None
         count_HW = torch.zeros(padded_BCHW.shape[-2:], device=images.device)
         for corners in self._batches(padded_BCHW.shape[-2:], len(images)):
-            windows = torch.cat(
-                [padded_BCHW[:, :, y : y + window_height, x : x + window_width] for y, x in corners]
-            )
+            windows = torch.cat([padded_BCHW[:, :, y : y + window_height, x : x + window_width] for y, x in corners])
             # float32: sums of many half-precision logits lose their last digits.
             logits = resize_logits(self.model(windows).logits, self.window).float()
             if sum_BCHW is None:

@@ -76,9 +76,7 @@ def deliver(folder: Path) -> Progress:
     """
     record = load_record(folder)
     if record is None:
-        raise FileNotFoundError(
-            f"{folder} holds no readable run_info.json: not a run recorded with tracker=mlflow"
-        )
+        raise FileNotFoundError(f"{folder} holds no readable run_info.json: not a run recorded with tracker=mlflow")
     delivery = _Delivery(folder, record)
     delivery.find_or_create_run()
     delivery.describe()
@@ -176,9 +174,7 @@ class _Delivery:
         if run.info.lifecycle_stage != "active":
             return False
         self.client.set_tag(run_id, KEY, self.progress.key)
-        for source, name in {
-            name.partition("/")[0]: name for name in run.data.metrics if "/" in name
-        }.items():
+        for source, name in {name.partition("/")[0]: name for name in run.data.metrics if "/" in name}.items():
             history = self.client.get_metric_history(run_id, name)
             self.progress.last_step[source] = max(metric.step for metric in history)
         self.progress.run_id = run_id
@@ -196,9 +192,7 @@ class _Delivery:
             return
         params = names.as_params(self.record.params)
         sent = self.client.get_run(self.run_id).data.params
-        changed = [
-            f"{key}: {sent[key]} -> {value}" for key, value in params.items() if sent.get(key, value) != value
-        ]
+        changed = [f"{key}: {sent[key]} -> {value}" for key, value in params.items() if sent.get(key, value) != value]
         tags = dict(self.record.tags)
         if changed:
             tags["changed_on_resume"] = "; ".join(changed)
@@ -264,11 +258,7 @@ class _Delivery:
         # A line of the list is data: it may not reach for files outside the run folder.
         inside = not path.is_absolute() and ".." not in path.parts
         checkpoint = path.parts[:1] == ("checkpoints",)
-        return (
-            inside
-            and (self.record.destination.log_checkpoint or not checkpoint)
-            and (self.folder / path).is_file()
-        )
+        return inside and (self.record.destination.log_checkpoint or not checkpoint) and (self.folder / path).is_file()
 
     def send_status(self) -> None:
         if self.progress.status == self.record.status:

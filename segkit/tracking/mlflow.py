@@ -98,9 +98,7 @@ class MlflowTracker:
         with self._kept_from_the_run():
             save_record(
                 self._folder,
-                RunRecord(
-                    self._destination, info.name, dict(info.params), tags, started, continues=info.continues
-                ),
+                RunRecord(self._destination, info.name, dict(info.params), tags, started, continues=info.continues),
             )
             self._thread.start()
 

@@ -24,9 +24,7 @@ PACKAGES = (
 GIT_TIMEOUT_S = 10.0
 
 
-def git_state(
-    folder: Path, diff_to: Path | None = None, *, max_diff_bytes: int = 1_000_000
-) -> dict[str, str]:
+def git_state(folder: Path, diff_to: Path | None = None, *, max_diff_bytes: int = 1_000_000) -> dict[str, str]:
     """Tags git.commit, git.branch and git.dirty of the checkout around `folder`; empty where there is none.
 
     `diff_to` receives what differs from the commit in tracked files, cut at `max_diff_bytes`, when something
@@ -64,9 +62,7 @@ def machine() -> dict[str, str]:
     found = {
         "machine.host": platform.node(),
         "machine.system": platform.platform(),
-        "machine.cpus": str(
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ),
+        "machine.cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
     }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

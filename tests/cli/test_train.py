@@ -154,9 +154,7 @@ def test_help_config_and_completion_answer_without_pytorch(tmp_path: Path):
         done = run(*flags, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
         assert done.returncode == 0, done.stderr
         imported = {
-            line.rpartition("|")[2].strip()
-            for line in done.stderr.splitlines()
-            if line.startswith("import time")
+            line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")
         }
         assert "hydra" in imported
         assert not imported & {"torch", "numpy", "mlflow", "albumentations", "cv2"}

@@ -6,7 +6,6 @@ constructor does not take, fails here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,8 @@ NEEDED = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _resolvers() -> Iterator[None]:
+def _resolvers() -> None:
     OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
-    yield
 
 
 def options(group: str) -> list[str]:
@@ -135,9 +133,7 @@ def test_a_transform_keeps_the_contract_of_samples(option: str):
     values = compose(f"transform={option}", "dataset.crop_size=48")
     transform = instantiate.build(values["transform"], "transform")
     random = np.random.default_rng(0)
-    sample = Sample(
-        random.integers(0, 255, (48, 48, 3), np.uint8), random.integers(0, 7, (48, 48), np.uint8), "a"
-    )
+    sample = Sample(random.integers(0, 255, (48, 48, 3), np.uint8), random.integers(0, 7, (48, 48), np.uint8), "a")
     augmented = transform(sample, 5)
     assert augmented.image.dtype == np.uint8
     assert augmented.image.shape == (48, 48, 3)

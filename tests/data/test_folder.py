@@ -50,9 +50,7 @@ def test_is_a_sample_source_in_order_of_names(root: Path) -> None:
     source = folder(root)
     source.check()
     assert isinstance(source, SampleSource)
-    assert [source.read(index).id for index in range(len(source))] == [
-        f"train/images/{name}.png" for name in "abc"
-    ]
+    assert [source.read(index).id for index in range(len(source))] == [f"train/images/{name}.png" for name in "abc"]
     sample = source.read(0)
     assert np.array_equal(sample.image, image())
     assert np.array_equal(sample.mask, mask())
@@ -130,9 +128,7 @@ def test_identity_follows_the_list_of_files(root: Path) -> None:
     ("gone", "looked_for", "beside"),
     [(".", "data", "nothing in it"), ("train", "train", "val/"), ("train/masks", "train/masks", "images/")],
 )
-def test_a_missing_folder_is_told_with_its_neighbours(
-    root: Path, gone: str, looked_for: str, beside: str
-) -> None:
+def test_a_missing_folder_is_told_with_its_neighbours(root: Path, gone: str, looked_for: str, beside: str) -> None:
     (root / gone).rename(root.parent.parent / f"{root.parent.name}-moved")
     with pytest.raises(UserError, match=rf"dataset\.root=.*there is no folder .*{looked_for}.*{beside}"):
         folder(root)
@@ -181,9 +177,7 @@ def test_colour_masks_are_listed(root: Path) -> None:
 def test_jpeg_masks_are_listed(root: Path) -> None:
     (root / "train/masks/b.png").unlink()
     write(root / "train/masks/b.jpg", mask())
-    assert "1 JPEG masks: their compression changes ids; use PNG or TIFF:\n  train/masks/b.jpg" in faults(
-        root
-    )
+    assert "1 JPEG masks: their compression changes ids; use PNG or TIFF:\n  train/masks/b.jpg" in faults(root)
 
 
 def test_damaged_files_are_listed(root: Path) -> None:
@@ -197,9 +191,7 @@ def test_damaged_files_are_listed(root: Path) -> None:
 
 def test_ids_that_are_no_class_are_listed(root: Path) -> None:
     write(root / "train/masks/b.png", mask(0, 2, 9))
-    assert "1 masks with ids that are no class; allowed: 0..1, 255:\n  train/masks/b.png: 2, 9" in faults(
-        root
-    )
+    assert "1 masks with ids that are no class; allowed: 0..1, 255:\n  train/masks/b.png: 2, 9" in faults(root)
 
 
 def test_ids_without_a_mapping_are_listed(root: Path) -> None:
@@ -211,9 +203,7 @@ def test_0_255_masks_bring_the_remedy(root: Path) -> None:
         write(root / f"train/masks/{name}.png", mask(0, 255))
     # As ids they would be class 0 and ignored pixels, which trains nothing; or out of range.
     for ignore_index in (255, 254):
-        assert "dataset.class_mapping={0: 0, 255: 1}" in " ".join(
-            faults(root, ignore_index=ignore_index).split()
-        )
+        assert "dataset.class_mapping={0: 0, 255: 1}" in " ".join(faults(root, ignore_index=ignore_index).split())
     folder(root, class_mapping={0: 0, 255: 1}).check()
 
 

@@ -38,18 +38,14 @@ def test_facts_are_size_and_ids(masks: list[Path]) -> None:
     assert inspect_image(masks[0]).shape == (1, 3)
 
 
-def test_sound_files_are_read_once(
-    masks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sound_files_are_read_once(masks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = inspected(masks, inspect_mask, tmp_path / "cache.json")
     reads = count_reads(monkeypatch)
     assert inspected(masks, inspect_mask, tmp_path / "cache.json") == first
     assert reads == []
 
 
-def test_changed_files_are_read_again(
-    masks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_files_are_read_again(masks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inspected(masks, inspect_mask, tmp_path / "cache.json")
     Image.fromarray(np.array([[1, 2, 3, 4]], np.uint8)).save(masks[1])
     reads = count_reads(monkeypatch)

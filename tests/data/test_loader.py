@@ -25,9 +25,7 @@ class Numbered:
 
     labels = LABELS
 
-    def __init__(
-        self, length: int, *, sizes: dict[int, int] | None = None, bad: int = -1, kill: int = -1
-    ) -> None:
+    def __init__(self, length: int, *, sizes: dict[int, int] | None = None, bad: int = -1, kill: int = -1) -> None:
         self.length = length
         self.sizes = sizes or {}
         self.bad = bad
@@ -42,9 +40,7 @@ class Numbered:
         if index == self.kill:
             os.kill(os.getpid(), signal.SIGKILL)
         rows = self.sizes.get(index, 2)
-        return Sample(
-            np.full((rows, 3, 3), index, np.uint8), np.full((rows, 3), index % 2, np.uint8), str(index)
-        )
+        return Sample(np.full((rows, 3, 3), index, np.uint8), np.full((rows, 3), index % 2, np.uint8), str(index))
 
 
 def add_noise(sample: Sample, seed: int) -> Sample:
@@ -81,9 +77,7 @@ def test_an_epoch_takes_every_sample_once() -> None:
     steps = [[len(batch) for batch in step] for step in itertools.islice(loader.batches(0), 6)]
     assert steps == [[4], [4], [2], [4], [4], [2]]
     epochs = first_steps(loader, 6)
-    ids = [
-        [id for step in epochs[start : start + 3] for batch in step for id in batch[0]] for start in (0, 3)
-    ]
+    ids = [[id for step in epochs[start : start + 3] for batch in step for id in batch[0]] for start in (0, 3)]
     assert sorted(ids[0], key=int) == sorted(ids[1], key=int) == [str(index) for index in range(10)]
     assert ids[0] != ids[1]
 
@@ -131,9 +125,7 @@ def test_starting_late_reads_nothing_of_what_is_skipped() -> None:
 def test_augmentation_differs_by_seed_epoch_and_sample() -> None:
     def images(seed: int) -> list[bytes]:
         loader = train_loader(Numbered(2, sizes={}), seed=seed, batch_size=1)
-        noise = [
-            step[0].images.numpy() - int(step[0].ids[0]) for step in itertools.islice(loader.batches(0), 6)
-        ]
+        noise = [step[0].images.numpy() - int(step[0].ids[0]) for step in itertools.islice(loader.batches(0), 6)]
         return [image.tobytes() for image in noise]
 
     assert len({*images(0), *images(1)}) == 12
@@ -239,9 +231,7 @@ def test_workers_outlive_signals_to_the_group(number: signal.Signals) -> None:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_samples_of_different_sizes_do_not_stack(num_workers: int) -> None:
     loader = train_loader(Numbered(2, sizes={1: 5}), keep, num_workers=num_workers)
-    with pytest.raises(
-        UserError, match=r"different sizes: .*let it crop or resize, or set trainer\.batch_size=1"
-    ):
+    with pytest.raises(UserError, match=r"different sizes: .*let it crop or resize, or set trainer\.batch_size=1"):
         first_steps(loader, 1)
 
 

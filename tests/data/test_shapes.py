@@ -10,9 +10,7 @@ from segkit.data.shapes import BACKGROUND, CLASS_NAMES, LINE, Shapes, _color, dr
 
 
 def shapes(split: str = "train", **keys: object) -> Shapes:
-    return Shapes(
-        **{"split": split, "num_classes": 7, "num_train": 24, "num_val": 12, "image_size": 48, **keys}
-    )
+    return Shapes(**{"split": split, "num_classes": 7, "num_train": 24, "num_val": 12, "image_size": 48, **keys})
 
 
 def test_is_a_sample_source() -> None:
@@ -74,8 +72,7 @@ def test_colour_alone_does_not_give_the_class() -> None:
 
 def test_splits_share_no_image() -> None:
     images = {
-        split: {image.tobytes() for image in draw_split(0, split, 12, 48)[0]}
-        for split in ("train", "val", "test")
+        split: {image.tobytes() for image in draw_split(0, split, 12, 48)[0]} for split in ("train", "val", "test")
     }
     assert len(images["train"] | images["val"] | images["test"]) == 36
 

@@ -50,7 +50,7 @@ def test_every_flipped_bit_of_the_weights_is_noticed(tmp_path: Path):
         torn = bytearray(whole)
         torn[offset] ^= 0x10
         path.write_bytes(torn)
-        with pytest.raises(DamagedCheckpoint, match="damaged|not a whole"):
+        with pytest.raises(DamagedCheckpoint, match=r"damaged|not a whole"):
             checkpoint.read(path)
 
 

@@ -44,9 +44,7 @@ def reference(name: str, logits: Tensor, mask: Tensor, weights: Tensor) -> Tenso
     if name == "focal":
         return -(0.25 * weight * truth * (1 - p) ** 2 * p.log()).sum() / pixels
     if name == "combined":
-        return reference("ce", logits, mask, weights) + reference(
-            "dice", logits, mask, torch.ones(4).double()
-        )
+        return reference("ce", logits, mask, weights) + reference("dice", logits, mask, torch.ones(4).double())
     overlap, predicted, actual = ((x * valid).sum(dim=(2, 3)) for x in (p * truth, p, truth))
     if name == "dice":
         loss = 1 - (2 * overlap + 1) / (predicted + actual + 1)
@@ -134,9 +132,7 @@ def test_mask_types_and_ignore_ids_agree(name: str) -> None:
     small = LOSSES[name](num_classes=4, ignore_index=255)(Prediction(logits), mask.to(torch.uint8)).total
     for ignored in (-1, 65535):
         wide = torch.where(mask == 255, ignored, mask).int()
-        assert torch.equal(
-            LOSSES[name](num_classes=4, ignore_index=ignored)(Prediction(logits), wide).total, small
-        )
+        assert torch.equal(LOSSES[name](num_classes=4, ignore_index=ignored)(Prediction(logits), wide).total, small)
 
 
 def test_auxiliary_heads_are_added_with_their_weight() -> None:
@@ -160,9 +156,7 @@ def test_combined_logs_unweighted_parts() -> None:
 def test_cross_entropy_equals_pytorch(case: tuple[Tensor, Tensor], smoothing: float, weighted: bool) -> None:
     logits, mask = case
     weights = [0.5, 2.0, 1.0, 0.25] if weighted else None
-    loss = CrossEntropyLoss(
-        num_classes=4, ignore_index=IGNORE, label_smoothing=smoothing, class_weights=weights
-    )
+    loss = CrossEntropyLoss(num_classes=4, ignore_index=IGNORE, label_smoothing=smoothing, class_weights=weights)
     if (mask == IGNORE).all():
         return  # PyTorch gives NaN
     expected = F.cross_entropy(

@@ -48,9 +48,7 @@ def test_probabilities_of_valid_pixels(kind: type) -> None:
 
 def test_names_of_several_numbers() -> None:
     logits, mask = batch()
-    collection = MetricCollection(
-        {"mean": MulticlassAccuracy(3), "each": MulticlassAccuracy(3, average=None)}
-    )
+    collection = MetricCollection({"mean": MulticlassAccuracy(3), "each": MulticlassAccuracy(3, average=None)})
     per_class = ListedMetric(MulticlassAccuracy(3, average=None), name="recall", ignore_index=IGNORE)
     grouped = ListedMetric(collection, name="accuracy", ignore_index=IGNORE)
     for listed in (per_class, grouped):

@@ -100,9 +100,7 @@ def test_agrees_with_scikit_learn(case: tuple[Tensor, Tensor]) -> None:
     theirs = {"iou": sklearn.metrics.jaccard_score, "dice": sklearn.metrics.f1_score}
     for kind, function in theirs.items():
         per_class = function(true, guessed, labels=present, average=None, zero_division=0)
-        assert [getattr(found, kind)[label] for label in present] == pytest.approx(
-            per_class.tolist(), abs=1e-6
-        )
+        assert [getattr(found, kind)[label] for label in present] == pytest.approx(per_class.tolist(), abs=1e-6)
         absent = [label for label in range(CLASSES) if label not in present]
         assert all(math.isnan(getattr(found, kind)[label]) for label in absent)
     recall = sklearn.metrics.recall_score(true, guessed, labels=sorted(set(true)), average="macro")

@@ -18,9 +18,7 @@ from segkit.models import timm_source
 from segkit.models.backbone import TimmBackbone
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"]
-)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_local_weights_of_the_whole_classifier(name: str, suffix: str, tmp_path: Path) -> None:
     trained = timm.create_model(name)
@@ -70,9 +68,7 @@ def test_a_weights_file_cannot_run_code(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-def test_pretrained_without_a_network_fails_within_seconds(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_pretrained_without_a_network_fails_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(timm_source, "try_to_load_from_cache", lambda *_: None)
     # Nothing listens on the discard port of this machine.
     monkeypatch.setattr(timm_source, "hf_hub_url", lambda *_: "http://127.0.0.1:9/model.safetensors")

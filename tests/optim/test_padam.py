@@ -24,9 +24,7 @@ def descend(make: type[torch.optim.Optimizer], steps: int = 20, **arguments: obj
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_half_is_amsgrad(weight_decay: float) -> None:
     ours = descend(Padam, lr=0.1, partial=0.5, weight_decay=weight_decay)
-    torch.testing.assert_close(
-        ours, descend(torch.optim.Adam, lr=0.1, amsgrad=True, weight_decay=weight_decay)
-    )
+    torch.testing.assert_close(ours, descend(torch.optim.Adam, lr=0.1, amsgrad=True, weight_decay=weight_decay))
 
 
 def test_first_step_by_hand() -> None:

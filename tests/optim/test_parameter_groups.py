@@ -27,9 +27,7 @@ def test_groups_by_part_and_decay() -> None:
         ("backbone", 0.1, 0.5, [conv.weight]),
         ("backbone_no_decay", 0.1, 0.0, [conv.bias, norm.weight, norm.bias]),
     ]
-    assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [
-        e[:3] for e in expected
-    ]
+    assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [e[:3] for e in expected]
     for group, (*_, parameters) in zip(groups, expected, strict=True):
         assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in parameters]
 

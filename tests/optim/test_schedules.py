@@ -108,9 +108,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "one_cycle": one_cycle,
     "step": partial(step_decay, every_steps=3),
     "torch cosine": partial(TorchSchedule, scheduler=partial(CosineAnnealingLR, T_max=12), interval="step"),
-    "torch milestones": partial(
-        TorchSchedule, scheduler=partial(MultiStepLR, milestones=[1, 3]), warmup_steps=2
-    ),
+    "torch milestones": partial(TorchSchedule, scheduler=partial(MultiStepLR, milestones=[1, 3]), warmup_steps=2),
     "torch one-cycle": partial(
         TorchSchedule, scheduler=partial(OneCycleLR, max_lr=1.0, total_steps=40), interval="step"
     ),

@@ -60,9 +60,7 @@ def test_everything_in_the_folder_arrives(run, store: str):
 
 
 def artifact(store: str, run_id: str, path: str) -> str:
-    return Path(
-        mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, tracking_uri=store)
-    ).read_text()
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, tracking_uri=store)).read_text()
 
 
 def test_a_second_delivery_sends_only_what_is_new(run, store: str, monkeypatch: pytest.MonkeyPatch):

@@ -47,9 +47,7 @@ def test_masks_are_shrunk_without_inventing_classes(tmp_path: Path):
 def test_odd_images_have_a_place(tmp_path: Path, height: int, width: int, channels: int):
     mask = np.zeros((height, width), np.int32)
     image = np.random.default_rng(0).random((height, width, channels)).astype(np.float32)
-    normal = PanelRow(
-        np.zeros((30, 40, 3), np.uint8), np.zeros((30, 40), np.uint8), np.ones((30, 40), np.uint8), "b"
-    )
+    normal = PanelRow(np.zeros((30, 40, 3), np.uint8), np.zeros((30, 40), np.uint8), np.ones((30, 40), np.uint8), "b")
     panel([normal, PanelRow(image, mask, mask, "odd")], LABELS, tmp_path / "panel.png")
     assert Image.open(tmp_path / "panel.png").width == GAP + 4 * (CELL + GAP)
 

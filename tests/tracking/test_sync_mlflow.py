@@ -69,7 +69,5 @@ def test_the_launcher_answers_without_mlflow_or_torch():
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'mlflow', 'torch', 'rich'} & set(sys.modules)"
     )
-    help_text = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
+    help_text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "Exit code: 0 everything delivered" in help_text

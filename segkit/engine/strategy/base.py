@@ -44,7 +44,7 @@ class SingleDevice:
         )
 
     def backward(self, loss: Tensor) -> None:
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss).backward()  # pyright: ignore[reportUnknownMemberType]
 
     def step(self, optimizer: Optimizer, clip_norm: float | None) -> Tensor | None:
         """One optimizer step on the gradients at hand, which are cleared. The gradient norm if it was clipped."""
@@ -90,9 +90,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(
-            f"trainer.device={name}: no such device; allowed: auto, cpu, cuda, cuda:0, ..."
-        ) from None
+        raise UserError(f"trainer.device={name}: no such device; allowed: auto, cpu, cuda, cuda:0, ...") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"trainer.device={name}: PyTorch sees {torch.cuda.device_count()} CUDA devices; allowed: auto, cpu"
