@@ -27,6 +27,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two epochs that ended well."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = train(folder, "trainer.max_epochs=2", "trainer.log_sample_ids=true", "trainer.ema.decay=0.5")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 def command(*arguments: str, script: str = "train.py", **environment: str) -> list[Any]:
     """Arguments for subprocess.run or Popen: the command line, and its environment."""
     return [

@@ -15,6 +15,12 @@ def task(config: DictConfig) -> float | None:
 
     from hydra.core.hydra_config import HydraConfig
 
+    from segkit.config.instantiate import plain
+    from segkit.config.schema import RootSettings, checked
+
+    # What can be told without PyTorch is told before it is loaded.
+    checked(RootSettings, plain(config))
+
     from segkit.experiment import run
 
     runtime = HydraConfig.get().runtime
