@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -71,3 +76,38 @@ def losses(folder: Path) -> dict[int, float]:
 
 def summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
+
+
+@dataclass
+class Ended:
+    """How a command ended that was called in the test's own process."""
+
+    returncode: int
+    stderr: str
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., Ended]]:
+    """Calls a command's `main` in this process and in `tmp_path`: PyTorch is imported once, not once a mistake."""
+    handlers = list(logging.getLogger().handlers)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def called(main: Callable[[], None], *arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        GlobalHydra.instance().clear()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Ended(code, capsys.readouterr().err)
+
+    yield called
+    GlobalHydra.instance().clear()
+    signal.signal(signal.SIGTERM, on_sigterm)
+    logging.getLogger().handlers[:] = handlers

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import command, losses, records, run, summary, train
+from segkit.cli.train import main
+from tests.conftest import TINY, Ended, command, losses, records, run, summary, train
 
 
 def test_the_run_folder_holds_what_the_run_contract_names(finished: Path):
@@ -98,8 +100,10 @@ def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path):
         ("backbone.name=resnet_of_my_dreams", ["resnet_of_my_dreams"]),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_message_and_exit_code_2(tmp_path: Path, argument: str, says: list[str]):
-    done = train(tmp_path / "run", argument)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    call: Callable[..., Ended], tmp_path: Path, argument: str, says: list[str]
+):
+    done = call(main, *TINY, "tracker=none", f"hydra.run.dir={tmp_path / 'run'}", argument)
     assert done.returncode == 2, done.stderr
     for text in says:
         assert text in done.stderr
@@ -113,19 +117,19 @@ def test_the_traceback_is_there_for_those_who_ask(tmp_path: Path):
     assert "Traceback" in done.stderr
 
 
-def test_bad_data_is_found_before_the_first_step(tmp_path: Path):
+def test_bad_data_is_found_before_the_first_step(call: Callable[..., Ended], tmp_path: Path):
     for split in ("train", "val"):
         for kind in ("images", "masks"):
             (tmp_path / "data" / split / kind).mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(tmp_path / "data" / split / "images" / "a.png")
         Image.new("L", (40, 40)).save(tmp_path / "data" / split / "masks" / "a.png")
     Image.new("L", (40, 40), 9).save(tmp_path / "data" / "train" / "masks" / "a.png")
-    done = run(
+    done = call(
+        main,
         "dataset=folder",
         f"dataset.root={tmp_path / 'data'}",
         "dataset.num_classes=2",
         "tracker=none",
-        cwd=tmp_path,
     )
     assert done.returncode == 2
     assert "a.png" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 from PIL import Image
 
 import segkit
+from segkit.cli.predict import main
 from segkit.contracts import resize_logits
 from segkit.engine import checkpoint
 from segkit.errors import UserError
-from tests.conftest import run, summary
+from tests.conftest import Ended, run, summary
 
 
 def test_evaluate_reproduces_the_score_of_training(finished: Path, tmp_path: Path):
@@ -66,11 +68,13 @@ def test_predict_writes_ids_and_overlays_at_the_size_of_each_image(finished: Pat
         (["run=RUN", "input=empty", "output=out"], "no images"),
     ],
 )
-def test_predict_says_what_is_missing(finished: Path, tmp_path: Path, arguments: list[str], says: str):
+def test_predict_says_what_is_missing(
+    call: Callable[..., Ended], finished: Path, tmp_path: Path, arguments: list[str], says: str
+):
     (tmp_path / "empty").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     arguments = [argument.replace("RUN", str(finished)) for argument in arguments]
-    done = run(*arguments, script="scripts/predict.py", cwd=tmp_path)
+    done = call(main, *arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr

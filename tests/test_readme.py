@@ -1,0 +1,73 @@
+"""What the README tells people to type is understood."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from segkit.config import instantiate
+from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, RootSettings, checked
+from segkit.experiment import check_nodes
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def commands(script: str) -> list[list[str]]:
+    """The arguments of every command line of the README that runs `script`."""
+    text = README.replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    found = [line.partition(f"{script}")[2] for line in lines if re.match(rf"(python|\S+ \S+ python) {script}", line)]
+    return [shlex.split(re.sub(r"<[^>]*>", "somewhere", line), comments=True) for line in found]
+
+
+@pytest.fixture(autouse=True)
+def _resolvers() -> None:
+    OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
+
+
+@pytest.mark.parametrize("arguments", commands("train.py"), ids=" ".join)
+def test_a_training_command_composes_and_every_key_binds(arguments: list[str]):
+    assert set(arguments) & {"--help", "--cfg", "-m"} or not any(a.startswith("-") for a in arguments)
+    overrides = [a for a in arguments if "=" in a]
+    with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config = hydra.compose("train", [a.replace("=0,1,2", "=0") for a in overrides])
+    values = instantiate.plain(config)
+    checked(RootSettings, values)
+    check_nodes(values)
+
+
+@pytest.mark.parametrize(
+    ("script", "settings"), [("evaluate", EvaluateScriptSettings), ("predict", PredictScriptSettings)]
+)
+def test_the_other_scripts_are_called_right(script: str, settings: type):
+    lines = commands(f"scripts/{script}.py")
+    assert lines
+    for overrides in lines:
+        with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+            checked(settings, instantiate.plain(hydra.compose(script, overrides)))
+
+
+def test_the_two_first_commands_are_those_of_make_and_ci():
+    train, test = ("python3 scripts/with_env.py python train.py", "python3 scripts/with_env.py pytest")
+    assert train in README
+    assert test in README
+    assert test in (REPOSITORY / ".ci" / "run").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert "RUN = python3 scripts/with_env.py" in makefile
+
+
+def test_pictures_and_files_that_are_named_are_there():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (REPOSITORY / path).exists(), path
+
+
+def test_the_options_in_the_table_are_those_that_exist():
+    for group in ("loss", "dataset", "transform", "optimizer", "scheduler", "trainer", "predictor", "tracker"):
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
+        listed = set(re.findall(r"`([a-z_]+)`", row)) - {group}
+        assert listed == {path.stem for path in (REPOSITORY / "conf" / group).glob("*.yaml")}, group
