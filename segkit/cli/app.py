@@ -131,4 +131,6 @@ def _unknown_key(key: str, config_name: str) -> str | None:
         node = node._get_node(part)
     if not isinstance(node, DictConfig):
         return f"{key}: {'.'.join(parents)} is a single value and has no keys below it"
+    if key.rpartition(".")[2] in node:
+        return f"{key}: the new value has keys that are not there yet; add them one by one with +{key}.NAME=VALUE"
     return unknown_key(key, [str(name) for name in node])
