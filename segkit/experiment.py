@@ -15,16 +15,16 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from segkit import report
+from segkit import record, report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
-from segkit.contracts import LabelSpace, Loss, RunInfo, SampleSource, Tracker
+from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
 from segkit.data.loader import EvaluationLoader, TrainLoader
 from segkit.engine import checkpoint
 from segkit.engine.checkpoint import CheckpointKeeper
 from segkit.engine.ema import Ema
 from segkit.engine.evaluator import Evaluator
-from segkit.engine.progress import duration, make_display
+from segkit.engine.progress import make_display
 from segkit.engine.run_folder import RunFolder
 from segkit.engine.strategy.base import SingleDevice
 from segkit.engine.trainer import Learning, Recording, Trainer, total_steps
@@ -32,7 +32,6 @@ from segkit.errors import Interrupted, UserError
 from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.listed import ListedMetric
 from segkit.metrics.scores import scores
-from segkit.tracking import provenance
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +128,8 @@ def build(
     )
     trainer = Trainer(learning, data, evaluator, recording, strategy=strategy, settings=options)
     continued = _resume(trainer, settings.resume)
-    tracker.start(_run_info(values, settings, choices, trainer, (train_source, val_source), continued))
-    _announce(trainer, choices, folder.path, (train_source, val_source))
+    tracker.start(record.run_info(values, settings, choices, trainer, (train_source, val_source), continued))
+    record.announce(trainer, choices, (train_source, val_source))
     return trainer, train_source.labels
 
 
@@ -233,67 +232,6 @@ def _resume(trainer: Trainer, resume: str | None) -> str | None:
     return content["run_id"]
 
 
-def _run_info(
-    values: dict[str, Any],
-    settings: RootSettings,
-    choices: Mapping[str, str],
-    trainer: Trainer,
-    sources: tuple[SampleSource, SampleSource],
-    continued: str | None,
-) -> RunInfo:
-    folder = trainer.recording.folder
-    chosen = {
-        group: option for group, option in choices.items() if option and group.split("/")[0] not in ("hydra", "paths")
-    }
-    tags = {f"group.{group}": str(option) for group, option in chosen.items()}
-    for split, source in zip(("train", "val"), sources, strict=True):
-        tags |= {f"data.{split}.{name}": str(value) for name, value in source.identity().items()}
-    tags |= provenance.git_state(Path(__file__).parent, folder.path / "git.diff")
-    tags |= provenance.versions() | provenance.machine()
-    tags |= {"segkit.run_folder": str(folder.path.absolute()), "segkit.precision": trainer.strategy.precision}
-    for file in (".hydra/config.yaml", ".hydra/overrides.yaml", "git.diff"):
-        if (folder.path / file).exists():
-            folder.list_artifact(folder.path / file, "config")
-    return RunInfo(settings.name or _name(choices), _flat(values), tags, continued)
-
-
-def _name(choices: Mapping[str, str]) -> str:
-    shown = (choices.get(group) for group in ("model", "backbone", "loss", "dataset"))
-    return " ".join(str(option) for option in shown if option)
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as dotted keys; the backbone, which the model's node repeats, stands once."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if key == "model.backbone":
-            continue
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{key}.")
-        else:
-            flat[key] = value
-    return flat
-
-
-def _announce(
-    trainer: Trainer, choices: Mapping[str, str], folder: Path, sources: tuple[SampleSource, SampleSource]
-) -> None:
-    parameters = sum(p.numel() for p in trainer.learning.model.parameters())
-    learns = sum(p.numel() for p in trainer.learning.model.parameters() if p.requires_grad)
-    frozen = "" if learns == parameters else f" ({learns / 1e6:.2f} M of them learn)"
-    log.info("%s: %.2f M parameters%s", _name(choices), parameters / 1e6, frozen)
-    log.info(
-        "data: %d train, %d val, %d classes; %s in %s",
-        len(sources[0]),
-        len(sources[1]),
-        sources[0].labels.num_classes,
-        f"{trainer.total_steps} steps of {trainer.settings.batch_size * trainer.settings.accumulate} images",
-        f"{trainer.strategy.precision} on {trainer.strategy.device}",
-    )
-    log.info("run folder: %s", folder)
-
-
 def _fit(trainer: Trainer, labels: LabelSpace, started: float) -> float | None:
     """Train, then leave the record of how it ended, whatever way that was."""
     status, error = "failed", None
@@ -306,71 +244,5 @@ def _fit(trainer: Trainer, labels: LabelSpace, started: float) -> float | None:
         error = f"{type(failure).__name__}: {failure}"
         raise
     finally:
-        _close(trainer, labels, status, error, started)
+        record.close(trainer, labels, status, error, started)
     return trainer.state.best_score
-
-
-def _close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, started: float) -> None:
-    recording = trainer.recording
-    folder = recording.folder
-    trainer.data.close()
-    trainer.evaluator.data.close()
-    try:
-        for file in report.draw_kept(folder.path, labels):
-            folder.list_artifact(file, "figures")
-    except Exception:  # a figure is not worth a run
-        log.warning("the figures could not be drawn", exc_info=True)
-    summary = _summary(trainer, status, error, time.monotonic() - started)
-    folder.write_summary(summary)
-    best = folder.checkpoints / "best.pt"
-    if best.exists():
-        folder.list_artifact(best, "checkpoints")
-    for file in ("summary.json", "metrics.jsonl", "train.log"):
-        if (folder.path / file).exists():
-            folder.list_artifact(folder.path / file, "run")
-    recording.tracker.finish(status)
-    # The run may have been created as late as in the last delivery.
-    folder.write_summary(summary | {"mlflow_run_id": recording.tracker.run_id})
-    if trainer.state.best_score is not None:
-        log.info(
-            "%s in %s: best %s %.4f at step %d",
-            status,
-            duration(time.monotonic() - started),
-            trainer.settings.checkpoint.monitor,
-            trainer.state.best_score,
-            trainer.state.best_step,
-        )
-
-
-def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -> dict[str, Any]:
-    clock, state = trainer.clock, trainer.state
-    evaluations = _evaluations(trainer.recording.folder.path / "metrics.jsonl")
-    return {
-        "status": status,
-        "error": error,
-        "step": state.step,
-        "images_seen": state.images_seen,
-        "stopped_early": state.stopped_early,
-        "monitor": trainer.settings.checkpoint.monitor,
-        "best_score": state.best_score,
-        "best_step": state.best_step,
-        "best": evaluations.get(state.best_step),
-        "final": evaluations.get(state.evaluated_step),
-        "mlflow_run_id": trainer.recording.tracker.run_id,
-        "checkpoints": trainer.recording.keeper.paths(),
-        "images_per_second": clock.images / clock.steps if clock.steps else None,
-        "data_wait_share": clock.waiting / clock.steps if clock.steps else None,
-        "evaluation_s": clock.evaluation,
-        "wall_time_s": seconds,
-    }
-
-
-def _evaluations(metrics_jsonl: Path) -> dict[int, dict[str, Any]]:
-    """The scores of every evaluation by step, also of those before a resume; of a repeated step the last."""
-    found: dict[int, dict[str, Any]] = {}
-    with metrics_jsonl.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith('{"kind": "eval"'):
-                record = json.loads(line)
-                found[record["step"]] = {k: v for k, v in record.items() if k not in ("kind", "time")}
-    return found

@@ -10,7 +10,7 @@ import segkit
 PACKAGE = Path(segkit.__file__).parent
 PARTS = {"data", "models", "losses", "metrics", "optim", "predict", "tracking", "export", "sweep"}
 FOUNDATION = {"errors", "contracts", "config"}
-JOINERS = {"report", "trained", "experiment", "evaluation", "prediction"}
+JOINERS = {"report", "record", "trained", "experiment", "evaluation", "prediction"}
 
 ALLOWED = {
     "errors": set(),

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass
 class TrainState:
@@ -50,3 +52,17 @@ class TrainState:
         if is_best:
             self.best_score, self.best_step = score, self.step
         return is_best
+
+
+def random_state() -> dict[str, Any]:
+    # Data has no random state (order and augmentation are functions of the position); dropout has.
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if len(state["cuda"]) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(state["cuda"])

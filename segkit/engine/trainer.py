@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,7 @@ from segkit.engine.interrupts import Interrupts
 from segkit.engine.progress import Display
 from segkit.engine.run_folder import RunFolder
 from segkit.engine.scalars import PendingStep, ScalarQueue
-from segkit.engine.state import TrainState
+from segkit.engine.state import TrainState, random_state, set_random_state
 from segkit.engine.strategy.base import SingleDevice
 from segkit.errors import UserError
 
@@ -253,7 +254,7 @@ class Trainer:
             raise UserError(f"trainer.checkpoint.monitor={name}: not evaluated. Allowed: {', '.join(sorted(scores))}")
         return scores[name]
 
-    def save(self, *, score: float | None = None, is_best: bool = False) -> Any:
+    def save(self, *, score: float | None = None, is_best: bool = False) -> Path | None:
         """Save last.pt, and the best ones if it is one. None when the disk refuses: training goes on, and says so.
 
         Raises NonFiniteLoss rather than save weights that are not finite.
@@ -285,7 +286,7 @@ class Trainer:
             "optimizer": learning.optimizer.state_dict(),
             "schedule": learning.schedule.state_dict(),
             "strategy": self.strategy.state_dict(),
-            "random": _random_state(),
+            "random": random_state(),
         }
 
     def _position(self) -> dict[str, int]:
@@ -328,7 +329,7 @@ class Trainer:
         # A longer patience, or none, lets a run go on that had stopped early.
         patience = self.settings.early_stopping.patience
         self.state.stopped_early = patience is not None and self.state.evaluations_since_best >= patience
-        _set_random_state(content["random"])
+        set_random_state(content["random"])
 
 
 def total_steps(settings: TrainerSettings, steps_per_epoch: int) -> int:
@@ -337,17 +338,3 @@ def total_steps(settings: TrainerSettings, steps_per_epoch: int) -> int:
     if settings.max_epochs is not None:
         limits.append(settings.max_epochs * steps_per_epoch)
     return min(limits)
-
-
-def _random_state() -> dict[str, Any]:
-    # Data has no random state (order and augmentation are functions of the position); dropout has.
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if len(state["cuda"]) == torch.cuda.device_count() > 0:
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,147 @@
+"""What is written of a run: who and what it is at its start, how it ended at its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segkit import report
+from segkit.config.schema import RootSettings
+from segkit.contracts import LabelSpace, RunInfo, SampleSource
+from segkit.engine.progress import duration
+from segkit.engine.trainer import Trainer
+from segkit.tracking import provenance
+
+log = logging.getLogger(__name__)
+
+
+def run_info(
+    values: dict[str, Any],
+    settings: RootSettings,
+    choices: Mapping[str, str],
+    trainer: Trainer,
+    sources: tuple[SampleSource, SampleSource],
+    continued: str | None,
+) -> RunInfo:
+    """What the tracker is told of a run: name, flat parameters, and tags of all that a result depends on."""
+    folder = trainer.recording.folder
+    chosen = {
+        group: option for group, option in choices.items() if option and group.split("/")[0] not in ("hydra", "paths")
+    }
+    tags = {f"group.{group}": str(option) for group, option in chosen.items()}
+    for split, source in zip(("train", "val"), sources, strict=True):
+        tags |= {f"data.{split}.{name}": str(value) for name, value in source.identity().items()}
+    tags |= provenance.git_state(Path(__file__).parent, folder.path / "git.diff")
+    tags |= provenance.versions() | provenance.machine()
+    tags |= {"segkit.run_folder": str(folder.path.absolute()), "segkit.precision": trainer.strategy.precision}
+    for file in (".hydra/config.yaml", ".hydra/overrides.yaml", "git.diff"):
+        if (folder.path / file).exists():
+            folder.list_artifact(folder.path / file, "config")
+    return RunInfo(settings.name or _name(choices), _flat(values), tags, continued)
+
+
+def _name(choices: Mapping[str, str]) -> str:
+    shown = (choices.get(group) for group in ("model", "backbone", "loss", "dataset"))
+    return " ".join(str(option) for option in shown if option)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as dotted keys; the backbone, which the model's node repeats, stands once."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if key == "model.backbone":
+            continue
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{key}.")
+        else:
+            flat[key] = value
+    return flat
+
+
+def announce(trainer: Trainer, choices: Mapping[str, str], sources: tuple[SampleSource, SampleSource]) -> None:
+    """Tell the person at the terminal what is about to run."""
+    parameters = sum(p.numel() for p in trainer.learning.model.parameters())
+    learns = sum(p.numel() for p in trainer.learning.model.parameters() if p.requires_grad)
+    frozen = "" if learns == parameters else f" ({learns / 1e6:.2f} M of them learn)"
+    log.info("%s: %.2f M parameters%s", _name(choices), parameters / 1e6, frozen)
+    log.info(
+        "data: %d train, %d val, %d classes; %s in %s",
+        len(sources[0]),
+        len(sources[1]),
+        sources[0].labels.num_classes,
+        f"{trainer.total_steps} steps of {trainer.settings.batch_size * trainer.settings.accumulate} images",
+        f"{trainer.strategy.precision} on {trainer.strategy.device}",
+    )
+    log.info("run folder: %s", trainer.recording.folder.path)
+
+
+def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, started: float) -> None:
+    """Leave the record of how the run ended: figures, summary.json, the last delivery. Raises nothing of its own."""
+    recording = trainer.recording
+    folder = recording.folder
+    trainer.data.close()
+    trainer.evaluator.data.close()
+    try:
+        for file in report.draw_kept(folder.path, labels):
+            folder.list_artifact(file, "figures")
+    except Exception:  # a figure is not worth a run
+        log.warning("the figures could not be drawn", exc_info=True)
+    summary = _summary(trainer, status, error, time.monotonic() - started)
+    folder.write_summary(summary)
+    best = folder.checkpoints / "best.pt"
+    if best.exists():
+        folder.list_artifact(best, "checkpoints")
+    for file in ("summary.json", "metrics.jsonl", "train.log"):
+        if (folder.path / file).exists():
+            folder.list_artifact(folder.path / file, "run")
+    recording.tracker.finish(status)
+    # The run may have been created as late as in the last delivery.
+    folder.write_summary(summary | {"mlflow_run_id": recording.tracker.run_id})
+    if trainer.state.best_score is not None:
+        log.info(
+            "%s in %s: best %s %.4f at step %d",
+            status,
+            duration(time.monotonic() - started),
+            trainer.settings.checkpoint.monitor,
+            trainer.state.best_score,
+            trainer.state.best_step,
+        )
+
+
+def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -> dict[str, Any]:
+    clock, state = trainer.clock, trainer.state
+    evaluations = _evaluations(trainer.recording.folder.path / "metrics.jsonl")
+    return {
+        "status": status,
+        "error": error,
+        "step": state.step,
+        "images_seen": state.images_seen,
+        "stopped_early": state.stopped_early,
+        "monitor": trainer.settings.checkpoint.monitor,
+        "best_score": state.best_score,
+        "best_step": state.best_step,
+        "best": evaluations.get(state.best_step),
+        "final": evaluations.get(state.evaluated_step),
+        "mlflow_run_id": trainer.recording.tracker.run_id,
+        "checkpoints": trainer.recording.keeper.paths(),
+        "images_per_second": clock.images / clock.steps if clock.steps else None,
+        "data_wait_share": clock.waiting / clock.steps if clock.steps else None,
+        "evaluation_s": clock.evaluation,
+        "wall_time_s": seconds,
+    }
+
+
+def _evaluations(metrics_jsonl: Path) -> dict[int, dict[str, Any]]:
+    """The scores of every evaluation by step, also of those before a resume; of a repeated step the last."""
+    found: dict[int, dict[str, Any]] = {}
+    with metrics_jsonl.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith('{"kind": "eval"'):
+                record = json.loads(line)
+                found[record["step"]] = {k: v for k, v in record.items() if k not in ("kind", "time")}
+    return found
