@@ -79,9 +79,11 @@ def native_precision(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
 
 
 def _cpu_has_bf16() -> bool:
-    # oneDNN runs bf16 on AVX-512 without the bf16 extension too, but slower than fp32.
     # Newer than the oldest PyTorch that is allowed; one that cannot tell stays with fp32.
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    # oneDNN runs bf16 on AVX-512 without the bf16 extension too, but slower than fp32.
+    capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
