@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from segkit.errors import DataError, UserError
 
 __all__ = [
     "Batch",
+    "ClassWeightMethod",
     "DataError",
     "EvaluationData",
     "LabelSpace",
@@ -38,6 +39,10 @@ __all__ = [
 ]
 
 
+ClassWeightMethod = Literal["inverse", "inverse_sqrt", "inverse_log", "effective", "enet", "median"]
+"""Ways to weigh classes by their share of the training pixels; numbers take their place before a loss is built."""
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """The classes of a data set: what the ids 0..num_classes-1 mean, and which id is left out.
@@ -46,21 +51,27 @@ class LabelSpace:
         names: one name a class, in the order of the ids.
         colors: one RGB colour a class, each channel in 0..255.
         ignore_index: the mask id that takes no part in losses and metrics; never a class id.
+        multilabel: whether a pixel may belong to several classes, or to none. Masks then have one channel a
+            class, which holds 0, 1 or `ignore_index`; a single class is allowed, and is binary segmentation.
     """
 
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     ignore_index: int = 255
+    multilabel: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.names) < 2:
-            raise UserError(f"dataset.class_names has {len(self.names)} entries; segmentation needs at least 2")
+        needed = 1 if self.multilabel else 2
+        if len(self.names) < needed:
+            raise UserError(f"dataset.class_names has {len(self.names)} entries; segmentation needs at least {needed}")
         if len(set(self.names)) != len(self.names):
             repeated = sorted({name for name in self.names if self.names.count(name) > 1})
             raise UserError(f"dataset.class_names repeats {', '.join(repeated)}; every class needs its own name")
         if len(self.colors) != len(self.names):
             raise UserError(f"dataset.colors has {len(self.colors)} entries for {len(self.names)} classes")
-        if 0 <= self.ignore_index < len(self.names):
+        if self.multilabel and not 2 <= self.ignore_index <= 255:
+            raise UserError(f"dataset.ignore_index={self.ignore_index}; multi-label masks allow 2..255")
+        if not self.multilabel and 0 <= self.ignore_index < len(self.names):
             raise UserError(
                 f"dataset.ignore_index={self.ignore_index} is the id of class {self.names[self.ignore_index]!r}; "
                 f"allowed: a negative id or one of at least {len(self.names)}"
@@ -77,7 +88,8 @@ class Sample:
 
     Attributes:
         image: (H, W, C) uint8 RGB as decoded, or float32 for inputs that are not 8-bit.
-        mask: (H, W) uint8, or int32 where ids exceed 255; class ids and the ignore id only.
+        mask: (H, W) uint8, or int32 where ids exceed 255; class ids and the ignore id only. Multi-label:
+            (H, W, K) uint8, one channel a class, of 0, 1 and the ignore id.
         id: what a person calls the sample: a path relative to the data set's root, or a generated name.
     """
 
@@ -93,6 +105,10 @@ class SampleSource(Protocol):
     labels: LabelSpace
 
     def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """The id that sample number `index` has, without reading it."""
+        ...
 
     def read(self, index: int) -> Sample:
         """Sample number `index`. Raises DataError naming the file when it cannot be used."""
@@ -119,7 +135,7 @@ class Batch:
 
     Attributes:
         images: (B, C, H, W) uint8 RGB as decoded (float32 for inputs that are not 8-bit).
-        mask: (B, H, W) uint8, or int32 where ids exceed 255.
+        mask: (B, H, W) uint8, or int32 where ids exceed 255; multi-label (B, K, H, W) uint8.
         ids: B sample ids.
     """
 

@@ -94,6 +94,7 @@ def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
             tuple(labels["names"]),
             tuple((r, g, b) for r, g, b in labels["colors"]),
             int(labels["ignore_index"]),
+            bool(labels.get("multilabel", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None

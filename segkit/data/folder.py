@@ -72,13 +72,16 @@ class Folder(Source):
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def name(self, index: int) -> str:
+        return self._name(self.pairs[index].image)
+
     def read(self, index: int) -> Sample:
         pair = self.pairs[index]
         image = self._read(read_image, pair.image)
         mask = self._read(lambda path: self.label_map(read_mask(path)), pair.mask)
         if image.shape[:2] != mask.shape:
             raise DataError(f"{pair.mask}: {_size(mask.shape)}, but its image is {_size(image.shape)}")
-        return Sample(image, mask, self._name(pair.image))
+        return Sample(image, mask, self.name(index))
 
     def check(self) -> None:
         """Raise DataError listing the files at fault by kind. Reads every file not read before."""

@@ -61,9 +61,12 @@ class Shapes(Source):
     def __len__(self) -> int:
         return self.num_train if self.split == "train" else self.num_val
 
+    def name(self, index: int) -> str:
+        return f"{self.split}/{index:04d}"
+
     def read(self, index: int) -> Sample:
         images, masks = self._arrays()
-        return Sample(images[index].copy(), self._with_ignore_index(masks[index]), f"{self.split}/{index:04d}")
+        return Sample(images[index].copy(), self._with_ignore_index(masks[index]), self.name(index))
 
     def check(self) -> None:
         """Draw all samples now, so that worker processes forked later share them."""

@@ -16,7 +16,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Source:
-    """One split of a data set. A subclass gives `__len__`, `read` and `identity`, and `check` where needed.
+    """One split of a data set. A subclass gives `__len__`, `name`, `read` and `identity`, and `check` where needed.
 
     A dataclass, so that the fields of a subclass and these make one constructor, against which the keys of a
     config node are checked. The rest of the config interpolates these keys: each stands once, here.
@@ -32,6 +32,7 @@ class Source:
         in_channels: number of image channels.
         crop_size: edge of a training sample in pixels, or (height, width).
         epochs: how many passes over the training split a run makes unless told otherwise.
+        multilabel: masks have one channel a class, as `LabelSpace` says.
     """
 
     split: Split
@@ -44,6 +45,7 @@ class Source:
     in_channels: int = 3
     crop_size: int | Sequence[int] = 256
     epochs: int = 30
+    multilabel: bool = False
     labels: LabelSpace = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +61,7 @@ class Source:
         if len(names) != self.num_classes:
             raise UserError(f"dataset.class_names has {len(names)} names for dataset.num_classes={self.num_classes}")
         colors = palette(self.num_classes) if self.colors is None else [_rgb(color) for color in self.colors]
-        self.labels = LabelSpace(tuple(names), tuple(colors), self.ignore_index)
+        self.labels = LabelSpace(tuple(names), tuple(colors), self.ignore_index, self.multilabel)
 
     @property
     def mask_dtype(self) -> type[np.uint8] | type[np.int32]:
@@ -68,6 +70,10 @@ class Source:
         return np.uint8 if fits else np.int32
 
     def __len__(self) -> int:
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """The id of sample number `index`, without reading it."""
         raise NotImplementedError
 
     def read(self, index: int) -> Sample:
