@@ -6,9 +6,7 @@ Shape suffixes: B batch, C classes or channels, H W full-size pixels, h w pixels
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -33,13 +31,10 @@ __all__ = [
     "Sample",
     "SampleSource",
     "Schedule",
-    "SweepRecord",
     "Tracker",
     "TrainingData",
     "Transform",
-    "Trial",
     "UserError",
-    "current_trial",
     "resize_logits",
 ]
 
@@ -302,49 +297,3 @@ class Tracker(Protocol):
 
     @property
     def run_id(self) -> str | None: ...
-
-
-class Trial(Protocol):
-    """The trial of a sweep that a run is, as the run sees it.
-
-    Attributes:
-        name: for the run's own name: `trial 7`.
-        tags: what the record of the run says of the sweep: its name, study and the trial's number.
-        params: the searched values by the key they were searched under, groups included.
-        objectives: what the run is to give back: names of scores or costs; empty: its monitored score alone.
-        keeps_checkpoints_when_pruned: whether a pruned run leaves its checkpoints behind.
-    """
-
-    name: str
-    tags: Mapping[str, str]
-    params: Mapping[str, Any]
-    objectives: Sequence[str]
-    keeps_checkpoints_when_pruned: bool
-
-    def report(self, score: float, evaluation: int) -> None:
-        """Tell the monitored score of the evaluation of that number, from 1. Raises Pruned to end the run."""
-        ...
-
-    def record(self, name: str, value: str) -> None:
-        """Keep a fact about the run with the trial, such as its MLflow run."""
-        ...
-
-
-current_trial: ContextVar[Trial | None] = ContextVar("current_trial", default=None)
-"""The trial that this process is running, set by the sweep around the task; None outside sweeps."""
-
-
-class SweepRecord(Protocol):
-    """A record of a whole sweep beside those of its trials. It must never raise into the sweep."""
-
-    def start(self, study: Any, space: Mapping[str, Any], fixed: Sequence[str]) -> None:
-        """The sweep of the Optuna study `study` begins or goes on: distributions by key, and what all trials share."""
-        ...
-
-    def update(self, study: Any) -> None:
-        """A trial has ended."""
-        ...
-
-    def finish(self, study: Any, status: str, files: Sequence[Path]) -> None:
-        """The sweep has ended as `status` says, and left `files` in its folder."""
-        ...

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from segkit import objectives, record, report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
-from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker, current_trial
+from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
 from segkit.data.loader import EvaluationLoader, TrainLoader
 from segkit.engine import checkpoint
 from segkit.engine.checkpoint import CheckpointKeeper
@@ -32,6 +32,7 @@ from segkit.errors import Interrupted, Pruned, UserError
 from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.listed import ListedMetric
 from segkit.metrics.scores import scores
+from segkit.trials import current_trial
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from segkit import report
 from segkit.config.schema import RootSettings
-from segkit.contracts import LabelSpace, RunInfo, SampleSource, current_trial
+from segkit.contracts import LabelSpace, RunInfo, SampleSource
 from segkit.engine.progress import duration
 from segkit.engine.trainer import Trainer
 from segkit.tracking import provenance
+from segkit.trials import current_trial
 
 log = logging.getLogger(__name__)
 

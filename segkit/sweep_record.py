@@ -31,7 +31,7 @@ KIND = "sweep"
 
 
 class RunOfSweep:
-    """A `contracts.SweepRecord` through the tracker that the trials use.
+    """A `trials.SweepRecord` through the tracker that the trials use.
 
     Args:
         tracker: the config node of the tracker; None: the task has none, and no record is kept.
@@ -122,6 +122,7 @@ def draw(study: optuna.Study, folder: Path) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it explains how it plots choices that look like numbers
     from optuna.visualization import matplotlib as figures
 
     drawers: dict[str, Callable[[], Any]] = {

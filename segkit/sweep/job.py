@@ -25,6 +25,7 @@ from segkit.errors import Interrupted, Pruned, UserError
 from segkit.sweep.claims import Heartbeat
 from segkit.sweep.settings import SweepSettings, read
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep
+from segkit.trials import current_trial
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Outcome:
 
 
 class RunningTrial:
-    """The `contracts.Trial` of a run."""
+    """The `trials.Trial` of a run."""
 
     def __init__(self, sweep: Sweep, number: int, fold: int | None) -> None:
         settings = sweep.settings
@@ -100,8 +101,6 @@ class TrialTask:
         return outcome
 
     def _run(self, config: DictConfig, sweep: Sweep, trial: RunningTrial, number: int, fold: int | None) -> Outcome:
-        from segkit.contracts import current_trial
-
         token = current_trial.set(trial)
         try:
             value = self.task(config)

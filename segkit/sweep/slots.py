@@ -6,9 +6,11 @@ thread that waits for it, so that a new trial starts when any ends.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -59,17 +61,13 @@ class Here:
 
 
 class Launched:
-    """Jobs through a launcher that starts processes itself: joblib's, submitit's."""
+    """Jobs through a launcher that hands them to another scheduler: submitit's."""
 
     is_here = False
 
-    def __init__(self, launcher: Any, count: int) -> None:
+    def __init__(self, launcher: Launcher, count: int) -> None:
         self.count = count
         self._launcher = launcher
-        if hasattr(launcher, "joblib"):
-            # Joblib's own pool must have room for all that are sent one by one.
-            launcher.joblib["n_jobs"] = count
-        # Daemons: a remote job that never ends must not keep a sweep from ending.
         self._slots = threading.Semaphore(count)
 
     def run(self, overrides: Sequence[str], number: int) -> Future[Outcome]:
@@ -82,6 +80,7 @@ class Launched:
                 except BaseException as error:
                     future.set_exception(error)
 
+        # A daemon: a remote job that never ends must not keep a sweep from ending.
         threading.Thread(target=wait, name=f"trial {number}", daemon=True).start()
         return future
 
@@ -89,12 +88,18 @@ class Launched:
 
 
 class OwnProcesses:
-    """Jobs of the basic launcher in processes of their own, which keep what they imported for the next job."""
+    """Jobs in processes of their own, which keep what they imported for the next job.
+
+    One pool a slot: in a common pool, as joblib's launcher has it, a process that is killed takes all with it. That
+    launcher runs here in each process by itself.
+    """
 
     is_here = False
 
     def __init__(self, launcher: Launcher, count: int) -> None:
         self.count = count
+        if hasattr(launcher, "joblib"):
+            vars(launcher)["joblib"]["n_jobs"] = 1
         self._payload = cloudpickle.dumps((launcher, Singleton.get_state()))
         self._threads = ThreadPoolExecutor(count)
         self._idle: list[ProcessPoolExecutor] = []
@@ -122,9 +127,23 @@ class OwnProcesses:
 
 def make_slots(launcher: Launcher, count: int) -> Slots:
     """`count` slots for what `launcher` starts."""
-    if not isinstance(launcher, BasicLauncher):
+    is_local = isinstance(launcher, BasicLauncher) or hasattr(launcher, "joblib")
+    if not is_local:
         return Launched(launcher, count)
     return Here(launcher) if count == 1 else OwnProcesses(launcher, count)
+
+
+@contextlib.contextmanager
+def quiet_launchers() -> Iterator[None]:
+    """Launchers announce every batch, and here each trial is one."""
+    loggers = [logging.getLogger(name) for name in ("hydra._internal.core_plugins", "hydra_plugins")]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.setLevel(logging.NOTSET)
 
 
 def _launch(launcher: Launcher, overrides: Sequence[str], number: int) -> Outcome:
@@ -135,4 +154,5 @@ def _launch(launcher: Launcher, overrides: Sequence[str], number: int) -> Outcom
 def _launch_in_process(payload: bytes, overrides: list[str], number: int) -> Outcome:
     launcher, state = cloudpickle.loads(payload)
     Singleton.set_state(state)
-    return _launch(launcher, overrides, number)
+    with quiet_launchers():
+        return _launch(launcher, overrides, number)

@@ -7,13 +7,12 @@ import json
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from hydra.core.plugins import Plugins
@@ -33,12 +32,10 @@ from segkit.sweep.job import Outcome, TrialTask
 from segkit.sweep.results import write_results
 from segkit.sweep.samplers import Grid, grid_points
 from segkit.sweep.settings import SweepSettings, read
-from segkit.sweep.slots import Slots, make_slots
+from segkit.sweep.slots import Slots, make_slots, quiet_launchers
 from segkit.sweep.space import Space, as_overrides, quoted, read_space
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep, quieten
-
-if TYPE_CHECKING:
-    from segkit.contracts import SweepRecord
+from segkit.trials import SweepRecord
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +99,7 @@ class _Running:
         if self.record is not None:
             self.record.start(self.sweep.study, self.space.distributions, self.space.fixed)
         try:
-            with _quiet_launchers(), self.display:
+            with quiet_launchers(), self.display:
                 self._run()
             status = self._status()
         except (KeyboardInterrupt, SystemExit) as error:
@@ -303,7 +300,13 @@ def _take_folder(config: DictConfig, settings: SweepSettings) -> Path:
 
 
 def _check_composes(config: DictConfig, context: HydraContext, space: Space) -> None:
-    """Compose one point of the space before there is a study: a key that does not exist is no failed trial."""
+    """Compose one point of the space before there is a study: what does not exist is no failed trial."""
+    for key, distribution in space.distributions.items():
+        options = context.config_loader.get_group_options(key)
+        if options and isinstance(distribution, CategoricalDistribution):
+            wrong = [str(choice) for choice in distribution.choices if choice not in options]
+            if wrong:
+                raise UserError(f"{key}={wrong[0]}: no such option; allowed: {', '.join(options)}")
     some = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask(dict(space.distributions))
     overrides = [*space.fixed, *as_overrides(some.params)]
     context.config_loader.load_sweep_config(config, overrides)
@@ -358,20 +361,3 @@ def _reach_from_workers() -> None:
     wanted = [str(package.parent), str(package / "sweep" / "plugin")]
     present = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     os.environ["PYTHONPATH"] = os.pathsep.join([*present, *(part for part in wanted if part not in present)])
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    if not sys.warnoptions:
-        os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
-
-
-class _quiet_launchers:  # noqa: N801 - a context manager, used as a function
-    """Launchers announce every batch, and here each trial is one."""
-
-    names = ("hydra._internal.core_plugins", "hydra_plugins", "HYDRA")
-
-    def __enter__(self) -> None:
-        for name in self.names:
-            logging.getLogger(name).setLevel(logging.WARNING)
-
-    def __exit__(self, *exception: Any) -> None:
-        for name in self.names:
-            logging.getLogger(name).setLevel(logging.NOTSET)
