@@ -176,7 +176,9 @@ def _conclude(sweep: Sweep, number: int, fold: int | None, values: list[float]) 
 
 def _free_memory() -> None:
     """A trial that ran out of memory must not take it from the next one."""
-    gc.collect()
     torch: Any = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is None:
+        return
+    gc.collect()
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -79,10 +79,13 @@ def read_space(
 
 
 def _parsed(parser: OverridesParser, lines: Sequence[str]) -> list[Override]:
-    try:
-        return parser.parse_overrides(list(lines))
-    except HydraException as error:
-        raise UserError(str(error)) from None
+    parsed: list[Override] = []
+    for line in lines:
+        try:
+            parsed.append(parser.parse_override(line))
+        except HydraException as error:
+            raise UserError(f"{line}: {str(error).strip().splitlines()[0]}") from None
+    return parsed
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

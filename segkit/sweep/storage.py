@@ -6,6 +6,7 @@ A study is data: nothing in it can run code.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import pickle
@@ -59,8 +60,9 @@ def refuse_code_in_studies() -> None:
     )
 
 
+@functools.cache
 def open_storage(url: str) -> BaseStorage:
-    """The storage at `url`, made if it is a file that does not exist.
+    """The storage at `url`, made if it is a file that does not exist; one a process.
 
     `sqlite:///path`, which several processes of one machine share; `postgresql://...` or `mysql://...`, for many
     machines; `journal:///path`, a file for machines that share a folder over NFS. Raises UserError.
