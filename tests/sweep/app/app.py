@@ -20,7 +20,7 @@ from segkit.trials import current_trial  # noqa: E402
 
 
 def task(config: DictConfig) -> object:
-    trial = current_trial.get()
+    trial = current_trial()
     folder = Path(HydraConfig.get().runtime.output_dir)
     note(config, "begins", folder)
     match config.behaviour:
