@@ -65,7 +65,8 @@ class RunningTrial:
         # With folds, the steps of a trial are its folds; with several objectives, Optuna prunes nothing.
         if self._fold is not None or self._sweep.settings.is_multi_objective:
             return
-        if self._sweep.report(self._number, score, evaluation):
+        # Optuna counts steps from 0.
+        if self._sweep.report(self._number, score, evaluation - 1):
             raise Pruned(f"pruned after evaluation {evaluation}: {score:.4g}")
 
     def record(self, name: str, value: str) -> None:

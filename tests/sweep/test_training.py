@@ -52,7 +52,7 @@ def test_a_run_that_the_study_ends_is_pruned_everywhere(swept: Path):
     assert (whole.state, pruned.state) == (TrialState.COMPLETE, TrialState.PRUNED)
     folders = [Path(trial.user_attrs["folder"]) for trial in (whole, pruned)]
     assert [summary(folder)["status"] for folder in folders] == ["completed", "pruned"]
-    assert pruned.intermediate_values == {1: summary(folders[1])["final"]["miou"]}
+    assert pruned.intermediate_values == {0: summary(folders[1])["final"]["miou"]}
     assert whole.value == summary(folders[0])["best_score"]
     assert max(losses(folders[1])) == 6, "six steps make an epoch: it ended at the first evaluation"
     assert (folders[0] / "checkpoints" / "best.pt").exists()
