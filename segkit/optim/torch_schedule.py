@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -18,7 +19,8 @@ class TorchSchedule:
     warm-up do not count.
 
     Args:
-        scheduler: called with the optimizer; its own lengths count in `interval`, or in evaluations.
+        scheduler: called with the optimizer, as are the `schedulers` that SequentialLR and ChainedScheduler are
+            made of; its own lengths count in `interval`, or in evaluations.
         interval: how often it is stepped; epochs count from the end of warm-up.
     """
 
@@ -36,7 +38,7 @@ class TorchSchedule:
         self.optimizer = optimizer
         self.warmup = warmup_length(total_steps, steps_per_epoch, steps=warmup_steps, epochs=warmup_epochs)
         self.every = steps_per_epoch if interval == "epoch" else 1
-        self.scheduler = scheduler(optimizer)
+        self.scheduler = _built(scheduler, optimizer)
         self.plateau = self.scheduler if isinstance(self.scheduler, ReduceLROnPlateau) else None
         self.current = 0
         self.start = [group["lr"] for group in optimizer.param_groups]
@@ -67,3 +69,10 @@ class TorchSchedule:
         factor = min(1.0, (self.current + 1) / (self.warmup + 1))
         for group, start in zip(self.optimizer.param_groups, self.start, strict=True):
             group["lr"] = start * factor
+
+
+def _built(scheduler: Callable[..., LRScheduler], optimizer: Optimizer) -> LRScheduler:
+    parts = getattr(scheduler, "keywords", {}).get("schedulers")
+    if parts is not None:
+        scheduler = partial(scheduler, schedulers=[_built(part, optimizer) for part in parts])
+    return scheduler(optimizer=optimizer)

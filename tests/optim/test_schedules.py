@@ -13,14 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    ExponentialLR,
-    MultiStepLR,
-    OneCycleLR,
-    ReduceLROnPlateau,
-    StepLR,
-)
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from segkit.contracts import Schedule, UserError
 from segkit.optim.schedules import constant, cosine, multistep, onecycle, poly, step_decay
@@ -218,11 +212,36 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "onecycle": onecycle,
     "step": partial(step_decay, every_steps=3),
     "multistep": partial(multistep, milestones_epochs=[1, 3.5], warmup_steps=4),
-    "torch cosine": partial(TorchSchedule, scheduler=partial(CosineAnnealingLR, T_max=12), interval="step"),
-    "torch milestones": partial(TorchSchedule, scheduler=partial(MultiStepLR, milestones=[1, 3]), warmup_steps=2),
-    "torch one-cycle": partial(
-        TorchSchedule, scheduler=partial(OneCycleLR, max_lr=1.0, total_steps=40), interval="step"
+}
+
+
+# All there are in PyTorch.
+TORCH: dict[str, Callable[..., Any]] = {
+    "step": partial(lr_scheduler.StepLR, step_size=2),
+    "multistep": partial(lr_scheduler.MultiStepLR, milestones=[1, 3]),
+    "constant": lr_scheduler.ConstantLR,
+    "linear": lr_scheduler.LinearLR,
+    "exponential": partial(lr_scheduler.ExponentialLR, gamma=0.9),
+    "polynomial": partial(lr_scheduler.PolynomialLR, total_iters=9),
+    "cosine": partial(lr_scheduler.CosineAnnealingLR, T_max=12),
+    "warm restarts": partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=3),
+    "cyclic": partial(lr_scheduler.CyclicLR, base_lr=0.01, max_lr=0.1, step_size_up=3, cycle_momentum=False),
+    "one-cycle": partial(lr_scheduler.OneCycleLR, max_lr=1.0, total_steps=40),
+    "lambda": partial(lr_scheduler.LambdaLR, lr_lambda=lambda step: 0.9**step),
+    "multiplicative": partial(lr_scheduler.MultiplicativeLR, lr_lambda=lambda step: 0.9),
+    "sequential": partial(
+        lr_scheduler.SequentialLR,
+        schedulers=[lr_scheduler.ConstantLR, partial(lr_scheduler.ExponentialLR, gamma=0.9)],
+        milestones=[4],
     ),
+    "chained": partial(
+        lr_scheduler.ChainedScheduler,
+        schedulers=[lr_scheduler.ConstantLR, partial(lr_scheduler.ExponentialLR, gamma=0.9)],
+    ),
+}
+SCHEDULES |= {
+    f"torch {name}": partial(TorchSchedule, scheduler=make, interval="step", warmup_steps=2)
+    for name, make in TORCH.items()
 }
 
 
