@@ -70,11 +70,12 @@ class EoMT(nn.Module):
         super().__init__()
         self.input_channels = len(mean)
         self.normalize = Normalize(mean, std)
-        extra = dict(options or {}, in_chans=self.input_channels, num_classes=0, global_pool="")
+        extra = dict(options or {}, in_chans=self.input_channels, num_classes=0)
         self.backbone: Any = build(
             name, partial(timm.create_model, name, **extra), pretrained=pretrained, weights=weights
         )
         self.prefix = _check_plain(self.backbone, name)
+        self.backbone.attn_pool = None  # some models pool by attention, which nothing here does
         if not 1 <= joint_blocks <= len(self.backbone.blocks):
             raise UserError(
                 f"model.joint_blocks={joint_blocks}; allowed: 1..{len(self.backbone.blocks)}, the blocks of {name}"
@@ -162,7 +163,9 @@ class EoMT(nn.Module):
         return block(tokens_BND, **arguments)
 
     def _predict(self, tokens_BND: Tensor, grid: tuple[int, int]) -> QueryPrediction:
-        tokens_BND = self.backbone.norm(tokens_BND)
+        # Models that pool have their last norm behind it.
+        norm = self.backbone.norm if not isinstance(self.backbone.norm, nn.Identity) else self.backbone.fc_norm
+        tokens_BND = norm(tokens_BND)
         num_queries = len(self.queries)
         queries_BQD = tokens_BND[:, :num_queries]
         patches_BDgp = tokens_BND[:, num_queries + self.prefix :].transpose(1, 2).unflatten(2, grid)

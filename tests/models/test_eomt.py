@@ -74,6 +74,23 @@ def test_the_blocks_are_run_as_timm_runs_them(name: str) -> None:
         torch.testing.assert_close(model.backbone.norm(tokens), model.backbone.forward_features(x))
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_patches_that_do_not_look_at_queries_are_what_they_are_without_any(name: str) -> None:
+    """So the queries in front of them do not shift their rotary positions."""
+    model = eomt(name, options={"img_size": 64}).eval()
+    block = model.backbone.blocks[-1]
+    with torch.inference_mode():
+        tokens, positions = model._embed(torch.randn(1, 3, 64, 64))
+        rope = None if positions is None else positions[-1]
+        with_queries = torch.cat([model.queries.expand(1, -1, -1), tokens], dim=1)
+        mask = torch.ones(1, 1, with_queries.shape[1], with_queries.shape[1], dtype=torch.bool)
+        mask[..., 6:, :6] = False
+        found = model._run(block, with_queries, mask, rope)[:, 6:]
+        if hasattr(block.attn, "num_prefix_tokens"):
+            block.attn.num_prefix_tokens -= 6
+        torch.testing.assert_close(found, model._run(block, tokens, None, rope), atol=1e-5, rtol=1e-5)
+
+
 def test_a_masked_query_sees_its_own_mask_the_queries_and_the_prefix() -> None:
     model = eomt()
     masks = torch.full((1, 6, 8, 8), -1.0)

@@ -24,8 +24,8 @@ class BiSeNet(nn.Module):
     Yu et al., "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation" (arXiv
     1808.00897), section 3 and figure 2. In training the two levels of the context path predict too, as
     auxiliary outputs `context16` and `context32`, which the paper weighs like the main one
-    (`loss.auxiliary_weight=1`). Widths are those of the authors' later code, of 13.3 M parameters; the 49.0 M
-    of the paper's table 6 are not those of a ResNet-18 (11.2 M) and what section 3 adds to it.
+    (`loss.auxiliary_weight=1`). Where the paper leaves widths open they are those of mmsegmentation and other
+    PyTorch versions: 13.2 M parameters on ResNet-18 and 19 classes, of which the backbone has 11.2 M.
 
     Args:
         backbone: called with `in_channels`; needs levels of reduction 16 and 32.

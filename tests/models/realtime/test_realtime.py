@@ -60,8 +60,8 @@ def images(*size: int) -> Tensor:
     ("make", "whole", "in_use"),
     [
         (ENet, 359_914, 359_914),  # published: 0.37 M
-        (partial(BiSeNet, RESNET18), 13_392_384, 13_242_240),  # the authors' later code: 13.3 M
-        (BiSeNetV2, 3_645_679, 3_358_371),  # derived from table 1; the paper gives no number
+        (partial(BiSeNet, RESNET18), 13_392_384, 13_242_240),  # derived: ResNet-18 has 11,176,512
+        (BiSeNetV2, 3_645_679, 3_358_371),  # derived from table 1
         (partial(SFNet, DEEP_STEM), 13_320_588, 12_869_715),  # published: 12.87 M
         # Published: 12,296,074, with 150,291 of the auxiliary head and 65,920 of a layer that is never called.
         (partial(SFNetLite, DEEP_STEM), 12_296_074 - 65_920, 12_296_074 - 65_920 - 150_291),
