@@ -71,8 +71,8 @@ class SetPredictionLoss(nn.Module):
         num_points: P; None: every valid pixel.
 
     Raises:
-        UserError: in training, a prediction without queries. In evaluation, as from a predictor that merges
-            views, it is NaN.
+        UserError: multi-label masks; in training, a prediction without queries. In evaluation, as from a
+            predictor that merges views, the loss is NaN then.
     """
 
     def __init__(
@@ -100,6 +100,8 @@ class SetPredictionLoss(nn.Module):
         self.num_points = num_points
 
     def forward(self, prediction: Prediction, mask: Tensor) -> LossTerms:
+        if mask.ndim != 3:
+            raise UserError("loss=set_prediction: the masks have one channel a class; allowed: masks of class ids")
         if not prediction.queries:
             if torch.is_grad_enabled():
                 raise UserError(

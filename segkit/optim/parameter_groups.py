@@ -73,18 +73,14 @@ def parameter_groups(
         backbone_lr_factor: usually 1, or 0.1 for pretrained weights.
         layer_decay: every layer of the backbone learns this many times as fast as the one after it, the last
             one with the factor 1. Layers are those of timm's `group_matcher`: blocks, and the stem; where it has
-            none, the backbone's parts in order. Clark et al., "ELECTRA" (arXiv 2003.10555); 0.65 to 0.9 are usual.
+            none, the backbone's parts in the order they are declared in. Clark et al., "ELECTRA" (arXiv
+            2003.10555); 0.65 to 0.9 are usual.
         decay_norm_and_bias: decay those of one dimension too.
     """
     backbone = getattr(model, "backbone", None)
-    factors = {"head_lr_factor": head_lr_factor, "backbone_lr_factor": backbone_lr_factor, "layer_decay": layer_decay}
-    for key, factor in factors.items():
-        if not factor > 0 or (key == "layer_decay" and factor > 1):
-            hint = " (backbone.frozen=true trains no backbone parameter)" if key == "backbone_lr_factor" else ""
-            allowed = "above 0, up to 1" if key == "layer_decay" else "above 0"
-            raise UserError(f"optimizer.{key}={factor}; allowed: numbers {allowed}{hint}")
-        if backbone is None and factor != 1:
-            raise UserError(f"optimizer.{key}={factor}, but this model has no backbone; allowed: 1")
+    _check_factors(
+        backbone, head_lr_factor=head_lr_factor, backbone_lr_factor=backbone_lr_factor, layer_decay=layer_decay
+    )
     depths = {} if backbone is None else layer_depths(backbone)
     exempt = {id(parameter) for parameter in _not_to_decay(model)}
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
@@ -108,6 +104,16 @@ def parameter_groups(
     if not groups:
         raise UserError("the model has no parameter to train; is backbone.frozen=true all there is of it?")
     return [groups[key] for key in sorted(groups, key=lambda key: (key[0], not key[1]))]
+
+
+def _check_factors(backbone: nn.Module | None, **factors: float) -> None:
+    for key, factor in factors.items():
+        if not factor > 0 or (key == "layer_decay" and factor > 1):
+            allowed = "above 0, up to 1" if key == "layer_decay" else "above 0"
+            hint = " (backbone.frozen=true trains no backbone parameter)" if key == "backbone_lr_factor" else ""
+            raise UserError(f"optimizer.{key}={factor}; allowed: numbers {allowed}{hint}")
+        if backbone is None and factor != 1:
+            raise UserError(f"optimizer.{key}={factor}, but this model has no backbone; allowed: 1")
 
 
 def layer_depths(backbone: nn.Module) -> dict[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -57,18 +58,14 @@ class StopsBefore:
         self.data = data
         self.step = step
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.data.steps_per_epoch
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.data, name)
 
     def batches(self, start_step: int) -> Iterator[list[Batch]]:
         for number, batches in enumerate(self.data.batches(start_step), start_step):
             if number == self.step:
                 signal.raise_signal(signal.SIGTERM)
             yield batches
-
-    def close(self) -> None:
-        self.data.close()
 
 
 def weights(trainer: Trainer) -> torch.Tensor:

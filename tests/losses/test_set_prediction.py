@@ -46,9 +46,13 @@ def value(terms: SetPredictionLoss, queries: QueryPrediction, mask: Tensor) -> T
     return terms(Prediction(queries.mask_logits, queries=[queries]), mask).total
 
 
+def number(scalar: Tensor) -> float:
+    return float(scalar.detach())
+
+
 def test_a_perfect_prediction_costs_nothing_in_whatever_order() -> None:
     for order in permutations((0, 2, 3)):
-        assert float(value(loss(), perfect(order), halves())) == pytest.approx(0, abs=1e-6)
+        assert number(value(loss(), perfect(order), halves())) == pytest.approx(0, abs=1e-6)
 
 
 def test_terms_by_hand() -> None:
@@ -59,7 +63,7 @@ def test_terms_by_hand() -> None:
     assert float(terms.parts["mask"]) == pytest.approx(math.log(2))
     # 8 pixels of each segment, 4 of them found in expectation, 8 predicted.
     assert float(terms.parts["dice"]) == pytest.approx(1 - (2 * 4 + 1) / (8 + 8 + 1))
-    assert float(terms.total) == pytest.approx(2 * math.log(4) + 5 * math.log(2) + 5 * (1 - 9 / 17))
+    assert number(terms.total) == pytest.approx(2 * math.log(4) + 5 * math.log(2) + 5 * (1 - 9 / 17))
 
 
 def test_a_query_too_many_weighs_a_tenth() -> None:
@@ -67,7 +71,7 @@ def test_a_query_too_many_weighs_a_tenth() -> None:
     queries = perfect()
     queries.class_logits[0, 2] = torch.tensor([0, SURE, 0, 0])
     expected = 0.1 * SURE / (1 + 1 + 0.1)
-    assert float(value(loss(class_weight=1.0), queries, halves())) == pytest.approx(expected, rel=1e-4)
+    assert number(value(loss(class_weight=1.0), queries, halves())) == pytest.approx(expected, rel=1e-4)
 
 
 def test_matching_is_the_cheapest_of_all() -> None:
@@ -96,7 +100,7 @@ def test_the_order_of_queries_does_not_matter() -> None:
     queries, mask = random_queries(), torch.randint(0, 3, (2, 16, 16))
     order = torch.tensor([3, 1, 4, 0, 2])
     shuffled = QueryPrediction(queries.class_logits[:, order], queries.mask_logits[:, order])
-    assert float(value(loss(), shuffled, mask)) == pytest.approx(float(value(loss(), queries, mask)), rel=1e-6)
+    assert number(value(loss(), shuffled, mask)) == pytest.approx(number(value(loss(), queries, mask)), rel=1e-6)
 
 
 def test_more_segments_than_queries() -> None:
@@ -151,14 +155,14 @@ def test_an_image_that_is_all_ignored_counts_for_nothing() -> None:
     both = value(loss(), queries, mask)
     both.backward()
     alone = value(loss(), QueryPrediction(queries.class_logits[:1], queries.mask_logits[:1]), mask[:1])
-    assert float(both) == pytest.approx(float(alone))
+    assert number(both) == pytest.approx(number(alone))
     assert queries.class_logits.grad is not None
     assert (queries.class_logits.grad[1] == 0).all()
 
     nothing = random_queries()
     total = value(loss(), nothing, torch.full_like(mask, 255))
     total.backward()
-    assert float(total) == 0
+    assert number(total) == 0
     assert nothing.mask_logits.grad is not None
     assert (nothing.mask_logits.grad == 0).all()
 
@@ -173,8 +177,8 @@ def test_points_are_those_of_the_resized_logits(size: tuple[int, int]) -> None:
 
 def test_points_stand_for_the_whole() -> None:
     queries, mask = random_queries(size=32), torch.randint(0, 3, (2, 64, 64))
-    exact = float(value(loss(), queries, mask))
-    assert float(value(loss(num_points=2000), queries, mask)) == pytest.approx(exact, rel=0.05)
+    exact = number(value(loss(), queries, mask))
+    assert number(value(loss(num_points=2000), queries, mask)) == pytest.approx(exact, rel=0.05)
 
 
 def test_evaluation_draws_the_same_points_and_leaves_the_random_state() -> None:
@@ -183,10 +187,10 @@ def test_evaluation_draws_the_same_points_and_leaves_the_random_state() -> None:
     torch.manual_seed(3)
     state = torch.get_rng_state()
     with torch.inference_mode():
-        values = {float(value(few, queries, mask)) for _ in range(3)}
+        values = {number(value(few, queries, mask)) for _ in range(3)}
     assert len(values) == 1
     assert torch.equal(torch.get_rng_state(), state)
-    assert len({float(value(few, queries, mask)) for _ in range(3)}) == 3
+    assert len({number(value(few, queries, mask)) for _ in range(3)}) == 3
 
 
 def test_every_block_is_supervised_and_the_parts_are_the_last_ones() -> None:
@@ -194,7 +198,7 @@ def test_every_block_is_supervised_and_the_parts_are_the_last_ones() -> None:
     mask = torch.randint(0, 3, (2, 16, 16))
     terms = loss()(Prediction(blocks[-1].mask_logits, queries=blocks), mask)
     single = [loss()(Prediction(block.mask_logits, queries=[block]), mask) for block in blocks]
-    assert float(terms.total) == pytest.approx(sum(float(s.total.detach()) for s in single) / 2)
+    assert number(terms.total) == pytest.approx(sum(number(s.total) for s in single) / 2)
     assert terms.parts == {name: pytest.approx(float(part)) for name, part in single[-1].parts.items()}
     terms.total.backward()
     assert all(block.mask_logits.grad is not None for block in blocks)
@@ -213,6 +217,11 @@ def test_without_queries_training_is_refused_and_evaluation_undefined() -> None:
         loss()(prediction, mask)
     with torch.inference_mode():
         assert loss()(prediction, mask).total.isnan()
+
+
+def test_multilabel_masks_are_refused() -> None:
+    with pytest.raises(UserError, match="one channel a class"):
+        loss()(Prediction(torch.randn(1, 3, 4, 4), queries=[perfect()]), halves().unsqueeze(1).expand(-1, 3, -1, -1))
 
 
 @pytest.mark.parametrize("key", ["class_weight", "mask_weight", "dice_weight", "no_segment_weight", "num_points"])
