@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segkit.contracts import DataError, Sample, UserError
 from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, inspected
 from segkit.data.label_map import ColorMap, LabelMap, listed
-from segkit.data.pairing import Keyed, Pairs
+from segkit.data.pairing import Keyed, Pairs, key_of, leads_outside
 from segkit.data.reading import SUFFIXES, UnusableError, is_turned, read_color_mask, read_image, read_layers, read_mask
 from segkit.data.source import Source
 
@@ -44,8 +44,6 @@ class Files(Source):
 
     INSIDE: ClassVar[Sequence[str]] = ()
     """Where, below a root that was unpacked into, the data set itself may be."""
-    UNPUBLISHED: ClassVar[str] = "dataset.{split}_split is null: this data set has no {split} split with masks"
-    """What to tell of a split without masks."""
 
     root: str
     train_split: str | None = "train"
@@ -66,11 +64,21 @@ class Files(Source):
         outer = Path(self.root).expanduser().absolute()
         self.base = next((outer / part for part in self.INSIDE if (outer / part).is_dir()), outer)
         self.require(self.base)
-        name = {"train": self.train_split, "val": self.val_split, "test": self.test_split}[self.split]
+        names = self.split_names
+        name = names[self.split]
         if name is None:
-            raise UserError(self.UNPUBLISHED.format(split=self.split))
+            others = ", ".join(split for split in names if names[split] is not None)
+            raise UserError(
+                f"dataset.{self.split}_split=null: {type(self).__name__} has no masks of its {self.split} split that "
+                f"are public; allowed: {others}"
+            )
         self.pairs = self.find(name)
         self._status: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    @property
+    def split_names(self) -> dict[str, str | None]:
+        """What the data set calls its splits."""
+        return {"train": self.train_split, "val": self.val_split, "test": self.test_split}
 
     def find(self, split: str) -> Pairs:
         """The images and masks of the split that the data set calls `split`, below `base`."""
@@ -168,8 +176,8 @@ class Files(Source):
         names = sorted(entry.name + "/" * entry.is_dir() for entry in path.parent.iterdir())
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         text = f"; {path.parent} has {', '.join(names[:10]) or 'nothing in it'}{more}"
-        split = {"train": self.train_split, "val": self.val_split, "test": self.test_split}[self.split]
-        return text + f"; dataset.{self.split}_split names it" * (split is not None and path.stem == Path(split).stem)
+        named = path.stem == Path(self.split_names[self.split] or "").stem
+        return text + f"; dataset.{self.split}_split names it" * named
 
     def keyed(self, *folders: str, ending: str = "", suffixes: frozenset[str] = SUFFIXES) -> Keyed:
         """The files in the first of `folders`, relative to the base, that exists. Raises UserError for none."""
@@ -186,6 +194,25 @@ class Files(Source):
                 f"looked for {', '.join(sorted(SUFFIXES))}, upper case too"
             )
         return found
+
+    def listed(self, name: str) -> list[str]:
+        """The keys of the names, one a line, in the list `name` below the base; a known suffix is left out.
+
+        Raises UserError where there is no such list or nothing in it, DataError for a name that leads out.
+        """
+        path = self.require_file(self.base / name)
+        try:
+            lines = path.read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read: {error}") from None
+        names = [line.strip().replace("\\", "/").removeprefix("./") for line in lines]
+        outside = [name for name in names if leads_outside(name)]
+        if outside:
+            raise DataError(f"{path}: {outside[0]!r} leads out of the data set; allowed: names below its folders")
+        keys = [key_of(name) for name in names if name]
+        if not keys:
+            raise UserError(f"dataset.root={self.root}: there is no name in {path}")
+        return keys
 
     def _color_map(self) -> ColorMap | None:
         if self.mask_format == "ids":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from segkit.data.file_list import FileList, files_below
 from segkit.data.inspection import Faults
+from segkit.data.reading import SUFFIXES
 
 
 @dataclass
@@ -52,6 +54,17 @@ class Keyed:
 def same_spelling(text: str) -> str:
     """macOS writes accented letters as two characters, so one name may be spelled in two ways."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def key_of(name: str) -> str:
+    """What `Keyed` files the name in a list under: without its suffix, if it has one that files here have."""
+    stem, dot, suffix = name.rpartition(".")
+    return same_spelling(stem if dot and f".{suffix.lower()}" in SUFFIXES else name)
+
+
+def leads_outside(name: str) -> bool:
+    """Whether a path is absolute, or has a `..` that leads out of where it starts."""
+    return posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] == ".."
 
 
 def matched(base: Path, images: Keyed, masks: Keyed) -> Pairs:
