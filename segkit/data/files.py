@@ -117,7 +117,6 @@ class Files(Source):
             raise DataError(faults.report(f"dataset.root={self.root}: files of the {self.split} split are at fault"))
 
     def faults(self) -> Faults:
-        """Everything that `check` objects to."""
         faults = self.pairs.faults | Faults()
         images, masks = self.inspected_images(), self.inspected_masks()
         self._status = (images.status, masks.status)
