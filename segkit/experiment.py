@@ -190,8 +190,7 @@ def build_evaluator(
 def _check_monitor(options: TrainerSettings, labels: LabelSpace, settings: RootSettings) -> None:
     """Raise UserError, before the first step, if nothing that evaluations give has the monitored name."""
     monitor = options.checkpoint.monitor
-    judged = judging(labels)
-    names = list(judged.named_scores(labels)(judged.counts().compute()))
+    names = judging(labels).score_names(labels)
     names += [name for name, metric in settings.metrics.items() if "val" in metric.splits]
     names += ["loss"] if options.evaluate.loss else []
     # Parts of the loss and single numbers of a listed metric are named below their whole.

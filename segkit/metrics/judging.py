@@ -33,6 +33,10 @@ class Judging:
         """Counts to scores by name."""
         return lambda counts: self.scores(counts).named(labels.names)
 
+    def score_names(self, labels: LabelSpace) -> list[str]:
+        (nothing_counted,) = self.counts().metric_state.values()
+        return list(self.scores(nothing_counted).named(labels.names))  # pyright: ignore[reportArgumentType]
+
 
 def judging(labels: LabelSpace) -> Judging:
     """The one place where multi-label data is treated apart: a class is there where its probability exceeds 1/2."""
