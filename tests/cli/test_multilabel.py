@@ -70,7 +70,9 @@ def test_evaluate_gives_the_scores_of_training_and_its_figures(trained: tuple[Pa
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     best = json.loads((trained[1] / "summary.json").read_text())["best"]
     assert scores["iou/left"] == pytest.approx(best["iou/left"], abs=1e-6)
-    assert {"confusion_matrix.png", "per_class.md", "panels.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"confusion_matrix.png", "per_class.md", "panels.png"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
 
 
 def test_predictions_are_layers_that_can_be_trained_on(trained: tuple[Path, Path], tmp_path: Path) -> None:
