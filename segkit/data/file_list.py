@@ -92,7 +92,10 @@ def _scan(folder: str, prefix: str, suffixes: frozenset[str], above: set[str], f
             name = entry.name
             if name.startswith("."):
                 continue
-            if name[name.rfind(".") :].lower() in suffixes and not entry.is_dir():
-                found.append(prefix + name)
-            elif entry.is_dir() and (real := os.path.realpath(entry.path)) not in above:
+            # Of a link that leads nowhere, or to itself, `entry.is_dir` would raise.
+            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # noqa: PTH112
+            if not is_folder:
+                if name[name.rfind(".") :].lower() in suffixes:
+                    found.append(prefix + name)
+            elif (real := os.path.realpath(entry.path)) not in above:
                 _scan(entry.path, f"{prefix}{name}/", suffixes, above | {real}, found)
