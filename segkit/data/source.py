@@ -3,11 +3,13 @@
 # No `from __future__ import annotations`: subclasses in other modules inherit the annotations as they are.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from segkit.contracts import LabelSpace, Sample, UserError
+from segkit.data.inspection import Faults
 
 Split = Literal["train", "val", "test"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -60,7 +62,11 @@ class Source:
             names = [f"class_{index}" for index in range(self.num_classes)]
         if len(names) != self.num_classes:
             raise UserError(f"dataset.class_names has {len(names)} names for dataset.num_classes={self.num_classes}")
-        colors = palette(self.num_classes) if self.colors is None else [_rgb(color) for color in self.colors]
+        colors = (
+            palette(self.num_classes)
+            if self.colors is None
+            else [rgb(color, "dataset.colors") for color in self.colors]
+        )
         self.labels = LabelSpace(tuple(names), tuple(colors), self.ignore_index, self.multilabel)
 
     @property
@@ -76,9 +82,17 @@ class Source:
         """The id of sample number `index`, without reading it."""
         raise NotImplementedError
 
+    def paths(self, index: int) -> tuple[Path, Path] | None:
+        """The files of image and mask number `index`, unread; None where samples do not come from files."""
+        return None
+
     def read(self, index: int) -> Sample:
         """Sample number `index`, the same every time. Raises DataError naming a file that cannot be used."""
         raise NotImplementedError
+
+    def faults(self) -> Faults:
+        """The offending files by kind."""
+        return Faults()
 
     def check(self) -> None:
         """Raise DataError listing the offending files, up to a limit. Called once before the first step."""
@@ -110,7 +124,8 @@ def palette(num_colors: int) -> list[tuple[int, int, int]]:
     return colors
 
 
-def _rgb(color: Sequence[int]) -> tuple[int, int, int]:
+def rgb(color: Sequence[int], key: str) -> tuple[int, int, int]:
+    """A colour of three numbers in 0..255. Raises UserError naming `key`."""
     if len(color) != 3 or min(color) < 0 or max(color) > 255:
-        raise UserError(f"dataset.colors has {list(color)}; allowed: three whole numbers in 0..255")
+        raise UserError(f"{key} has {list(color)}; allowed: three whole numbers in 0..255")
     return color[0], color[1], color[2]
