@@ -133,6 +133,16 @@ class Resizing:
             flat_Nt[:, source].addmm_(wide_NT[:, part], matrix.t())
         target_brCt += flat_Nt.view(target_brCt.shape)
 
+    def one_class(self, number: int) -> Tensor:
+        """The resized logits of one class, (B, H, W)."""
+        return resize_logits(self.logits[:, number : number + 1].to(self.dtype), self.size).squeeze(1)
+
+    def transposed(self, gradient_BHW: Tensor) -> Tensor:
+        """The gradient of one class's logits, (B, h, w), given that of the resized ones."""
+        if self.same_size:
+            return gradient_BHW
+        return self.rows_Hh.t() @ (gradient_BHW @ self.columns_wW.t())
+
     def _segments(self, tile: Tile) -> Iterator[tuple[slice, slice, Tensor]]:
         """Columns within a tile, the columns within its patch that they are made from, and the matrix between."""
         origin = tile.patch_columns.start
