@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import ClassWeightMethod, LossTerms, Prediction, UserError
-from segkit.losses.sums import ClassSums, Reading, class_sums
+from segkit.losses.sums import OUT_OF_RANGE, ClassSums, Reading, class_sums
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Head:
@@ -37,23 +39,33 @@ class Head:
 
     @property
     def valid(self) -> Tensor:
-        """Which entries of the mask count."""
-        return self.mask.long() != self.ignore_index
+        """Which entries of the mask count, bool in the mask's shape."""
+        held = torch.iinfo(self.mask.dtype)
+        if not held.min <= self.ignore_index <= held.max:
+            return torch.ones_like(self.mask, dtype=torch.bool)
+        return self.mask != self.ignore_index
 
     def of_class(self, number: int) -> tuple[Tensor, Tensor]:
-        """Where class `number` is and where the mask says so of it or of another, (B, H, W) bool each."""
-        if self.mask.dim() == 4:
-            mask = self.mask[:, number].long()
-            return mask == 1, mask != self.ignore_index
-        return self.mask == number, self.valid
+        """Where class `number` is and where the mask says so of it or of another, (B, H, W) bool each.
+
+        Raises:
+            RuntimeError: if a mask of channels holds anything but 0, 1 and `ignore_index`.
+        """
+        if self.mask.dim() == 3:
+            return self.mask == number, self.valid
+        mask = self.mask[:, number]
+        valid = mask.long() != self.ignore_index
+        torch._assert_async(((mask >= 0) & (mask <= 1) | ~valid).all(), OUT_OF_RANGE)
+        return mask == 1, valid
 
     def present(self) -> Tensor:
         """Which classes are somewhere in the batch, (C,) bool. Raises RuntimeError for ids out of range."""
+        classes = self.logits.shape[1]
         if self.mask.dim() == 4:
-            return (self.mask == 1).any(dim=3).any(dim=2).any(dim=0)
+            return torch.stack([self.of_class(number)[0].any() for number in range(classes)])
         valid = self.valid.flatten()
         ids = self.mask.long().flatten().masked_fill_(~valid, 0)
-        counts = torch.zeros(self.logits.shape[1], dtype=torch.int64, device=ids.device)
+        counts = torch.zeros(classes, dtype=torch.int64, device=ids.device)
         return counts.scatter_add_(0, ids, valid.long()) > 0
 
     def sums(self, *, sigmoid: bool, gamma: float | None = None) -> ClassSums:
@@ -113,7 +125,7 @@ class SegmentationLoss(nn.Module, ABC):
 
     def heads(self, prediction: Prediction, mask: Tensor, *, even: bool) -> dict[str, Head]:
         """The main head, as "", and the auxiliary ones by name. Raises UserError for shapes that do not fit."""
-        mask = self._checked_mask(prediction, mask)
+        mask = self._checked_mask(prediction, mask if mask.dtype in _INTEGERS else mask.int())
         logits = {"": prediction.logits, **prediction.auxiliary}
         return {name: Head(of_head, mask, self.ignore_index, even=even) for name, of_head in logits.items()}
 

@@ -48,12 +48,12 @@ class BoundaryLoss(SegmentationLoss):
 
 
 def signed_distance(truth_BHW: Tensor, valid_BHW: Tensor) -> Tensor:
-    """The distance of each valid pixel to the boundary of a class, in pixels, (B, H, W) float32 on the CPU.
+    """The distance of each valid pixel to the boundary of a class, in pixels, (B, H, W) float64 on the CPU.
 
     Outside: to the nearest pixel of the class. Inside: 1 minus that to the nearest valid one outside. 0 where the mask
     is ignored, and everywhere in a sample that holds only one of the two.
     """
-    distances = np.zeros(truth_BHW.shape, np.float32)
+    distances = np.zeros(truth_BHW.shape, np.float64)
     for distance, truth, valid in zip(distances, truth_BHW.cpu().numpy(), valid_BHW.cpu().numpy(), strict=True):
         inside, outside = truth & valid, valid & ~truth
         if inside.any() and outside.any():

@@ -26,7 +26,10 @@ class LovaszLoss(SegmentationLoss):
     """
 
     def compute(self, head: Head) -> LossTerms:
-        judged_C = head.valid.any(dim=3).any(dim=2).any(dim=0) if self.multilabel else head.present()
+        if self.multilabel:
+            judged_C = torch.stack([head.of_class(number)[1].any() for number in range(self.num_classes)])
+        else:
+            judged_C = head.present()
         weights_C = judged_C.double() if self.weights_C is None else judged_C * self.weights_C
         weights_C = quotient(weights_C, weights_C.sum())
 

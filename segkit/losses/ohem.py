@@ -48,7 +48,7 @@ class OhemLoss(CrossEntropyLoss):
     def _hard(self, head: Head) -> Tensor:
         """Which pixels are hard, in the mask's shape."""
         surprise = pixel_surprise(head.logits, head.mask, Reading(self.ignore_index, sigmoid=self.multilabel))
-        valid = head.mask.long() != self.ignore_index
+        valid = head.valid
         sorted_surprise = surprise.masked_fill(~valid, -1).flatten().sort(descending=True).values
         # As a tensor: the number of valid pixels is not asked for on the host, which would wait for the device.
         last_kept = (valid.sum() * self.min_kept).ceil().long() - 1

@@ -22,6 +22,8 @@ from segkit.contracts import resize_logits
 CPU_ELEMENTS, CUDA_ELEMENTS = 1_200_000, 1 << 26
 # No more than this fraction of the full-size logits, unless they are small.
 LARGEST_SHARE, SMALLEST = 12, 1 << 15
+# A tile has no fewer columns, unless the mask has; 16 rows where the rest allows it.
+COLUMNS = 64
 # Columns that one multiplication takes: the matrix of a wider one would be mostly zeros.
 SEGMENT = 128
 
@@ -67,7 +69,7 @@ class Resizing:
         height, width = self.size
         share = max(batch * classes * height * width // LARGEST_SHARE, SMALLEST)
         budget = min(CUDA_ELEMENTS if self.logits.is_cuda else CPU_ELEMENTS, share) // held_at_once
-        columns = min(width, max(64, budget // (16 * classes) // 64 * 64))
+        columns = min(width, max(COLUMNS, budget // (16 * classes) // COLUMNS * COLUMNS))
         rows = min(height, max(1, budget // (classes * columns)))
         images = max(1, budget // (classes * height * width))
         for first in range(0, batch, images):

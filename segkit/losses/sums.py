@@ -23,6 +23,8 @@ from torch import Tensor
 
 from segkit.losses.resizing import Resizing, Tile
 
+OUT_OF_RANGE = "the mask holds a value that is out of range"
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -233,7 +235,7 @@ class _Sigmoids:
             valid = mask != reading.ignore_index
             truth = mask == torch.arange(classes, device=mask.device).view(-1, 1)
             in_range = (((mask >= 0) & (mask < classes)) | ~valid).all()
-        torch._assert_async(in_range, "the mask holds a value that is out of range")
+        torch._assert_async(in_range, OUT_OF_RANGE)
         self.truth = (truth & valid).to(logits_bRCT.dtype)
         self.valid = valid.to(logits_bRCT.dtype).expand_as(logits_bRCT)
         self.sign = 2 * self.truth - 1
