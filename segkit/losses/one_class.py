@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from segkit.losses.bands import Band, Plan
 from segkit.losses.base import Head
 from segkit.losses.resizing import Resizing
 from segkit.losses.sums import full_precision
@@ -60,9 +61,15 @@ class _SumOverClasses(torch.autograd.Function):
 
 def _log_sum(resizing: Resizing) -> Tensor:
     """The logarithm of the denominator of the softmax, (B, H, W)."""
+    plan = Plan(resizing, held_at_once=3)
     log_sum_BHW = torch.empty(len(resizing.logits), *resizing.size, dtype=resizing.dtype, device=resizing.logits.device)
-    for tile in resizing.tiles(held_at_once=3):
-        log_sum_BHW[tile.images, tile.rows, tile.columns] = resizing.tile(tile).logsumexp(dim=2)
+
+    def fill(band: Band, sibling: Resizing) -> None:
+        for tile in plan.tiles(band):
+            log_sum_BHW[tile.images, tile.rows, tile.columns] = sibling.tile(tile).logsumexp(dim=2)
+
+    for _ in plan.each(fill):
+        pass
     return log_sum_BHW
 
 

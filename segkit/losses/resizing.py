@@ -10,6 +10,7 @@ of a tile, r t rows and columns of its patch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from math import floor
 
@@ -18,10 +19,6 @@ from torch import Tensor
 
 from segkit.contracts import resize_logits
 
-# Elements of all tensors of a tile together. CPUs keep these in their caches; GPUs want few, large kernels.
-CPU_ELEMENTS, CUDA_ELEMENTS = 1_200_000, 1 << 26
-# No more than this fraction of the full-size logits, unless they are small.
-LARGEST_SHARE, SMALLEST = 12, 1 << 15
 # A tile has no fewer columns, unless the mask has; 16 rows where the rest allows it.
 COLUMNS = 64
 # Columns that one multiplication takes: the matrix of a wider one would be mostly zeros.
@@ -42,7 +39,8 @@ class Tile:
 class Resizing:
     """The resizing of (B, C, h, w) logits to `size` = (H, W), as `contracts.resize_logits` does it, by tiles.
 
-    The tiles come in a fixed order and share buffers: what `tile` returns is valid until the next tile.
+    The tiles come in a fixed order and share buffers: what `tile` returns is valid until the next tile. Threads that
+    work on tiles of their own each need a `sibling`.
 
     Args:
         logits: of any floating type and layout; computed in float64 if they are float64, else in float32.
@@ -63,26 +61,33 @@ class Resizing:
             self.columns_wW = resize_logits(eye.view(1, width, 1, width), (1, size[1])).view(width, -1)
         self._buffers: dict[str, Tensor] = {}
 
-    def tiles(self, held_at_once: int) -> Iterator[Tile]:
-        """Every pixel of the mask once, in tiles small enough to hold that many tensors of a tile's size at once."""
-        batch, classes = self.logits.shape[:2]
-        height, width = self.size
-        share = max(batch * classes * height * width // LARGEST_SHARE, SMALLEST)
-        budget = min(CUDA_ELEMENTS if self.logits.is_cuda else CPU_ELEMENTS, share) // held_at_once
-        columns = min(width, max(COLUMNS, budget // (16 * classes) // COLUMNS * COLUMNS))
-        rows = min(height, max(1, budget // (classes * columns)))
-        images = max(1, budget // (classes * height * width))
-        for first in range(0, batch, images):
-            for top in range(0, height, rows):
+    def sibling(self) -> Resizing:
+        """The same resizing with buffers of its own."""
+        other = copy(self)
+        other._buffers = {}
+        return other
+
+    def tiles(self, images: slice, rows: slice, *, elements: int) -> Iterator[Tile]:
+        """Every pixel of these images and rows once, in tiles of about that many elements."""
+        classes, width = self.logits.shape[1], self.size[1]
+        columns = min(width, max(COLUMNS, elements // (16 * classes) // COLUMNS * COLUMNS))
+        num_rows = min(_length(rows), max(1, elements // (classes * columns)))
+        num_images = max(1, elements // (classes * _length(rows) * width))
+        for first in range(images.start, images.stop, num_images):
+            for top in range(rows.start, rows.stop, num_rows):
                 for left in range(0, width, columns):
-                    bottom, right = min(top + rows, height), min(left + columns, width)
+                    bottom, right = min(top + num_rows, rows.stop), min(left + columns, width)
                     yield Tile(
-                        slice(first, min(first + images, batch)),
+                        slice(first, min(first + num_images, images.stop)),
                         slice(top, bottom),
                         slice(left, right),
-                        self._patch(top, bottom, dimension=0),
+                        self.patch_rows(slice(top, bottom)),
                         self._patch(left, right, dimension=1),
                     )
+
+    def patch_rows(self, rows: slice) -> slice:
+        """The rows of the logits that these rows of the mask are made from."""
+        return self._patch(rows.start, rows.stop, dimension=0)
 
     def _patch(self, start: int, stop: int, dimension: int) -> slice:
         """The rows or columns of the logits that rows or columns start..stop-1 of the mask are made from."""
@@ -119,9 +124,13 @@ class Resizing:
         torch.bmm(rows_Rr, wide_NT.view(images, patch_rows, -1), out=out.flatten(2))
         return out
 
-    def add_gradient(self, tile: Tile, gradient_bRCT: Tensor, gradient: Tensor) -> None:
-        """Add to `gradient`, (B, C, h, w), what the gradient of a tile's resized logits says of the logits."""
-        target_brCt = gradient[tile.images, :, tile.patch_rows, tile.patch_columns].transpose(1, 2)
+    def add_gradient(self, tile: Tile, gradient_bRCT: Tensor, target: Tensor, origin: tuple[int, int]) -> None:
+        """Add to `target` what the gradient of a tile's resized logits says of the logits.
+
+        `target`, (b, C, h, w), is the gradient of the logits from `origin`, an image and a row of the logits, on.
+        """
+        images, rows = _shifted(tile.images, origin[0]), _shifted(tile.patch_rows, origin[1])
+        target_brCt = target[images, :, rows, tile.patch_columns].transpose(1, 2)
         if self.same_size:
             target_brCt.copy_(gradient_bRCT)
             return
@@ -162,3 +171,7 @@ class Resizing:
 
 def _length(part: slice) -> int:
     return part.stop - part.start
+
+
+def _shifted(part: slice, origin: int) -> slice:
+    return slice(part.start - origin, part.stop - origin)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkit.losses.bands import Band, Plan
 from segkit.losses.resizing import Resizing, Tile
 
 OUT_OF_RANGE = "the mask holds a value that is out of range"
@@ -112,26 +113,44 @@ class _ClassSums(torch.autograd.Function):
 
 
 def _forward(logits: Tensor, mask: Tensor, reading: Reading, keep_surprise: Tensor | None = None) -> list[Tensor]:
-    """Seven sums, (B, C) each, in the order of `_Tile.sums`."""
-    resizing = Resizing(logits, _size(mask))
+    """Seven sums, (B, C) each, in the order of `sums` below."""
+    plan = Plan(Resizing(logits, _size(mask)), _held_at_once(reading))
+
+    def sums_of(band: Band, resizing: Resizing) -> Tensor:
+        sums_7bC = torch.zeros(7, len(logits[band.images]), logits.shape[1], dtype=torch.float64, device=logits.device)
+        for tile in plan.tiles(band):
+            read = _read(resizing, mask, tile, reading)
+            first = tile.images.start - band.images.start
+            sums_7bC[:, first : first + len(read.mask)] += read.sums()
+            if keep_surprise is not None:
+                keep_surprise[tile.images, ..., tile.rows, tile.columns] = read.surprise()
+        return sums_7bC
+
     # Added up in float64: in float32 the small probabilities of a tile would vanish beside a large image's sum.
     total_7BC = torch.zeros(7, *logits.shape[:2], dtype=torch.float64, device=logits.device)
-    for tile in resizing.tiles(_held_at_once(reading)):
-        read = _read(resizing, mask, tile, reading)
-        total_7BC[:, tile.images] += read.sums()
-        if keep_surprise is not None:
-            keep_surprise[tile.images, ..., tile.rows, tile.columns] = read.surprise()
-    return list(total_7BC.to(resizing.dtype).unbind())
+    for band, sums_7bC in plan.each(sums_of):
+        total_7BC[:, band.images] += sums_7bC
+    return list(total_7BC.to(plan.resizing.dtype).unbind())
 
 
 def _backward(logits: Tensor, mask: Tensor, reading: Reading, gradients_5BC: Tensor) -> Tensor:
     """The gradient of the logits, given those of the first five sums."""
-    resizing = Resizing(logits, _size(mask))
-    gradients_5BC = gradients_5BC.to(resizing.dtype)
-    gradient = resizing.gradient()
-    for tile in resizing.tiles(_held_at_once(reading)):
-        read = _read(resizing, mask, tile, reading)
-        resizing.add_gradient(tile, read.gradient(gradients_5BC[:, tile.images]), gradient)
+    plan = Plan(Resizing(logits, _size(mask)), _held_at_once(reading))
+    gradients_5BC = gradients_5BC.to(plan.resizing.dtype)
+    gradient = plan.resizing.gradient()
+
+    def gradient_of(band: Band, resizing: Resizing) -> Tensor:
+        part = gradient[band.images, :, band.patch_rows]
+        # Neighbouring bands share rows of the logits: what is added to them in turn is collected first.
+        target = part if resizing.same_size else torch.zeros_like(part)
+        for tile in plan.tiles(band):
+            read = _read(resizing, mask, tile, reading)
+            resizing.add_gradient(tile, read.gradient(gradients_5BC[:, tile.images]), target, band.origin)
+        return target
+
+    for band, part in plan.each(gradient_of):
+        if not plan.resizing.same_size:
+            gradient[band.images, :, band.patch_rows] += part
     return gradient.to(logits.dtype)
 
 
@@ -152,7 +171,7 @@ class _Softmax:
     """One tile read as a softmax over classes; in place, in two buffers of the tile's size."""
 
     def __init__(self, resizing: Resizing, logits_bRCT: Tensor, mask_bRT: Tensor, reading: Reading) -> None:
-        self.logits_bRCT = logits_bRCT
+        self.logits_bRCT, self.mask = logits_bRCT, mask_bRT
         self.reading = reading
         ids_bRT = mask_bRT.long()
         valid_bRT = ids_bRT != reading.ignore_index
@@ -222,7 +241,7 @@ class _Sigmoids:
     """One tile read as a sigmoid for every class."""
 
     def __init__(self, resizing: Resizing, logits_bRCT: Tensor, mask: Tensor, reading: Reading) -> None:
-        self.logits = logits_bRCT
+        self.logits, self.mask = logits_bRCT, mask
         self.reading = reading
         classes = logits_bRCT.shape[2]
         if mask.dim() == 4:

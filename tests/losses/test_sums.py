@@ -17,13 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.config import instantiate
 from segkit.contracts import Prediction
-from segkit.losses import resizing
 from segkit.losses.combined import CombinedLoss
 from segkit.losses.sums import Reading, class_sums, pixel_surprise
 from tests.config.test_options import compose, options
 from tests.losses.reference import IGNORE
 from tests.losses.test_base import value_and_gradient
-from tests.losses.test_resizing import SMALL
+from tests.losses.test_resizing import small_tiles, threads
 
 READINGS = [
     Reading(IGNORE),
@@ -66,11 +65,11 @@ def plain_cross_entropy_and_dice(logits: Tensor, mask: Tensor, smoothing: float,
     sizes=st.tuples(*[st.integers(1, 12)] * 4),
     smoothing=st.sampled_from([0.0, 0.1]),
     weighted=st.booleans(),
-    small_tiles=st.booleans(),
+    tiles=st.sampled_from([nullcontext, small_tiles, lambda: threads(2)]),
     seed=st.integers(0, 1000),
 )
 def test_cross_entropy_and_dice_equal_interpolate_and_the_library(
-    classes: int, sizes: tuple[int, ...], smoothing: float, weighted: bool, small_tiles: bool, seed: int
+    classes: int, sizes: tuple[int, ...], smoothing: float, weighted: bool, tiles: Callable[[], Any], seed: int
 ) -> None:
     logits, mask = case(seed, (2, classes, *sizes[:2]), sizes[2:], channels=False)
     if (mask == IGNORE).all():
@@ -83,7 +82,7 @@ def test_cross_entropy_and_dice_equal_interpolate_and_the_library(
         class_weights=None if weights is None else weights.tolist(),
     )
     expected, slope = value_and_gradient(lambda x: plain_cross_entropy_and_dice(x, mask, smoothing, weights), logits)
-    with patch.multiple(resizing, **SMALL) if small_tiles else nullcontext():
+    with tiles():
         for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
             value, gradient = value_and_gradient(lambda x: loss(Prediction(x), mask).total, logits.to(dtype))
             torch.testing.assert_close(value, expected, atol=tolerance, rtol=tolerance)
@@ -95,7 +94,7 @@ def test_cross_entropy_and_dice_equal_interpolate_and_the_library(
 def test_the_gradient_is_the_derivative(reading: Reading, logits: tuple[int, int], size: tuple[int, int]) -> None:
     for channels in (False, True) if reading.sigmoid else (False,):
         given_logits, mask = case(0, (1, 3, *logits), size, channels)
-        with patch.multiple(resizing, **SMALL | {"CPU_ELEMENTS": 300}):
+        with small_tiles(elements=300):
             assert torch.autograd.gradcheck(lambda x, m=mask: stacked(x, m, reading), given_logits.requires_grad_())
 
 
@@ -103,9 +102,12 @@ def test_the_gradient_is_the_derivative(reading: Reading, logits: tuple[int, int
 def test_the_size_of_the_tiles_changes_nothing_but_the_last_digits(reading: Reading) -> None:
     logits, mask = case(1, (3, 5, 9, 11), (31, 40), channels=reading.sigmoid)
     whole = value_and_gradient(lambda x: stacked(x, mask, reading).square().sum(), logits)
-    with patch.multiple(resizing, **SMALL):
+    with small_tiles():
         tiled = value_and_gradient(lambda x: stacked(x, mask, reading).square().sum(), logits)
+    with threads(3):
+        shared = value_and_gradient(lambda x: stacked(x, mask, reading).square().sum(), logits)
     torch.testing.assert_close(tiled, whole, atol=1e-10, rtol=1e-11)
+    torch.testing.assert_close(shared, whole, atol=1e-10, rtol=1e-11)
 
 
 class _Largest(TorchDispatchMode):
@@ -195,9 +197,11 @@ def test_the_resizing_loses_no_digits_to_its_surroundings(surrounded: Callable[.
 def test_the_same_input_gives_the_same_bits() -> None:
     loss = CombinedLoss(num_classes=5, ignore_index=IGNORE)
     logits, mask = case(0, (2, 5, 16, 16), (61, 64), channels=False)
-    first, second = (value_and_gradient(lambda x: loss(Prediction(x), mask).total, logits.float()) for _ in range(2))
-    assert torch.equal(first[0], second[0])
-    assert torch.equal(first[1], second[1])
+    with threads(2), small_tiles(elements=1000):
+        runs = [value_and_gradient(lambda x: loss(Prediction(x), mask).total, logits.float()) for _ in range(5)]
+    for run in runs[1:]:
+        assert torch.equal(run[0], runs[0][0])
+        assert torch.equal(run[1], runs[0][1])
 
 
 @pytest.mark.slow
