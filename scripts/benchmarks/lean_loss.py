@@ -3,10 +3,10 @@
     python scripts/benchmarks/lean_loss.py [--rounds 5] [--with-monai] [--size 2,150,512,512 ...]
 
 Each method computes its loss and the gradient of the logits, on CPU, with two threads, in fresh processes of
-its own; the methods take turns, so that a machine whose speed drifts slows all alike. Time is the median over rounds of the
-best of three steps. Extra memory is how far the first step raises the peak of the process's resident memory above
-where it stood with inputs in place and the code warmed up at a small size; it includes the gradient of the
-logits, and is given as a multiple of one full-size float32 (B, C, H, W) tensor. Linux only.
+its own; the methods take turns, so that a machine whose speed drifts slows all alike. Time is the median over
+rounds of the best of three steps. Extra memory is how far the first step raises the peak of the process's
+resident memory above where it stood with inputs in place and the code warmed up at a small size; it includes the
+gradient of the logits, and is given as a multiple of one full-size float32 (B, C, H, W) tensor. Linux only.
 
 `--with-monai` makes an environment for MONAI below outputs/ with pip, on top of the packages of this interpreter.
 """
@@ -151,7 +151,10 @@ def monai_python() -> str:
     if not python.exists():
         venv.create(MONAI_ENVIRONMENT, with_pip=True)
         found = subprocess.run(
-            [python, "-c", "import site; print(site.getsitepackages()[0])"], check=True, stdout=subprocess.PIPE, text=True
+            [python, "-c", "import site; print(site.getsitepackages()[0])"],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         # What is installed for this interpreter, torch above all, is used and not installed again.
         Path(found.stdout.strip(), "benchmark.pth").write_text("\n".join(site.getsitepackages()))

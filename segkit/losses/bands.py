@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -65,11 +66,7 @@ class Plan:
             return [self._band(0, batch, 0, height)]
         an_image = min(height, -(-self.threads * BANDS_A_THREAD // batch))
         edges = [height * number // an_image for number in range(an_image + 1)]
-        return [
-            self._band(image, image + 1, top, bottom)
-            for image in range(batch)
-            for top, bottom in zip(edges, edges[1:], strict=False)
-        ]
+        return [self._band(image, image + 1, top, bottom) for image in range(batch) for top, bottom in pairwise(edges)]
 
     def _band(self, first: int, last: int, top: int, bottom: int) -> Band:
         rows = slice(top, bottom)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import ClassWeightMethod, LossTerms, Prediction, UserError
-from segkit.losses.sums import OUT_OF_RANGE, ClassSums, Reading, class_sums
+from segkit.losses.sums import ClassSums, Reading, check_in_range, class_sums
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -55,7 +55,7 @@ class Head:
             return self.mask == number, self.valid
         mask = self.mask[:, number]
         valid = mask.long() != self.ignore_index
-        torch._assert_async(((mask >= 0) & (mask <= 1) | ~valid).all(), OUT_OF_RANGE)
+        check_in_range((mask >= 0) & (mask <= 1) | ~valid)
         return mask == 1, valid
 
     def present(self) -> Tensor:
@@ -107,7 +107,7 @@ class SegmentationLoss(nn.Module, ABC):
     multilabel: bool = False
     auxiliary_weight: float | Mapping[str, float] = 0.4
     class_weights: Sequence[float] | ClassWeightMethod | None = None
-    weights_C: Tensor | None = field(init=False)
+    weights: Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
         nn.Module.__init__(self)
@@ -118,7 +118,7 @@ class SegmentationLoss(nn.Module, ABC):
         weights = self.auxiliary_weight
         for name, weight in weights.items() if isinstance(weights, Mapping) else [("", weights)]:
             at_least_zero(f"auxiliary_weight{name and '.' + name}", weight)
-        self.register_buffer("weights_C", _checked(self.class_weights, self.num_classes), persistent=False)
+        self.register_buffer("weights", _checked(self.class_weights, self.num_classes), persistent=False)
 
     def forward(self, prediction: Prediction, mask: Tensor) -> LossTerms:
         return self.over(self.heads(prediction, mask, even=self.wants_even))
@@ -149,16 +149,16 @@ class SegmentationLoss(nn.Module, ABC):
 
     def mean(self, losses_BC: Tensor) -> Tensor:
         """The mean over samples and classes, weighted with the class weights."""
-        if self.weights_C is None:
+        if self.weights is None:
             return losses_BC.mean()
-        weights_C = self.weights_C.to(losses_BC.dtype)
+        weights_C = self.weights.to(losses_BC.dtype)
         return (losses_BC * weights_C).mean(dim=0).sum() / weights_C.sum()
 
     def weighted_sum(self, sums_BC: Tensor) -> Tensor:
         """The sum over samples and classes, weighted with the class weights."""
-        if self.weights_C is None:
+        if self.weights is None:
             return sums_BC.sum()
-        return (sums_BC * self.weights_C.to(sums_BC.dtype)).sum()
+        return (sums_BC * self.weights.to(sums_BC.dtype)).sum()
 
     def _checked_mask(self, prediction: Prediction, mask: Tensor) -> Tensor:
         if self.multilabel and self.num_classes == 1 and mask.dim() == 3:

@@ -21,10 +21,10 @@ from segkit.losses.one_class import sum_over_classes
 class BoundaryLoss(SegmentationLoss):
     """The mean over valid pixels and classes of p times the signed distance, in pixels, to the class's true boundary.
 
-    Kervadec et al., "Boundary loss for highly unbalanced segmentation" (arXiv 1812.07032), equation (5). The distance is
-    negative inside, so the loss has no fixed lower bound; it is 0 for a class that the sample lacks, or that fills it,
-    as in the authors' code, where pixels along the boundary have distance 0 inside and 1 outside. Ignored pixels
-    make no boundaries. Multi-label: p of a sigmoid. With `class_weights` the mean over classes is weighted.
+    Kervadec et al., "Boundary loss for highly unbalanced segmentation" (arXiv 1812.07032), equation (5). The
+    distance is negative inside, so the loss has no fixed lower bound; it is 0 for a class that the sample lacks, or
+    that fills it. As in the authors' code pixels along the boundary have distance 0 inside and 1 outside. Ignored
+    pixels make no boundaries. Multi-label: p of a sigmoid. With `class_weights` the mean over classes is weighted.
 
     Meant as one term beside a region loss (the paper's equation (7)), as in `weighted`. Distances are computed on the
     CPU: on a GPU this is the one loss that waits for the mask.
@@ -32,7 +32,7 @@ class BoundaryLoss(SegmentationLoss):
 
     def compute(self, head: Head) -> LossTerms:
         present_C = head.present().double()
-        weights_C = torch.ones_like(present_C) if self.weights_C is None else self.weights_C
+        weights_C = torch.ones_like(present_C) if self.weights is None else self.weights
         judged_C = head.valid.sum(dim=(0, 2, 3)) if self.multilabel else head.valid.sum()
         weights_C = quotient(present_C * weights_C / weights_C.sum(), judged_C.double())
 
@@ -57,6 +57,6 @@ def signed_distance(truth_BHW: Tensor, valid_BHW: Tensor) -> Tensor:
     for distance, truth, valid in zip(distances, truth_BHW.cpu().numpy(), valid_BHW.cpu().numpy(), strict=True):
         inside, outside = truth & valid, valid & ~truth
         if inside.any() and outside.any():
-            distance[outside] = distance_transform_edt(~inside)[outside]
-            distance[inside] = 1 - distance_transform_edt(~outside)[inside]
+            distance[outside] = np.asarray(distance_transform_edt(~inside))[outside]
+            distance[inside] = 1 - np.asarray(distance_transform_edt(~outside))[inside]
     return torch.from_numpy(distances)

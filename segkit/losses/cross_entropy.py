@@ -12,8 +12,9 @@ from segkit.losses.base import Head, SegmentationLoss, quotient
 class CrossEntropyLoss(SegmentationLoss):
     """-log p of the true class, the mean over valid pixels, each counted with the weight of its class.
 
-    Equal to `torch.nn.functional.cross_entropy` wherever that is defined; zero where no pixel counts. Multi-label: binary
-    cross-entropy -(y log p + (1 - y) log(1 - p)), the mean over valid pixels of all classes, each class with its weight.
+    Equal to `torch.nn.functional.cross_entropy` wherever that is defined; zero where no pixel counts. Multi-label:
+    binary cross-entropy -(y log p + (1 - y) log(1 - p)), the mean over valid pixels of all classes, each class with
+    its weight.
 
     Args:
         label_smoothing: share of the truth spread evenly over all classes (Szegedy et al., arXiv 1512.00567,

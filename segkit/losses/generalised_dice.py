@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from segkit.contracts import LossTerms
 from segkit.losses.base import Head, SegmentationLoss, positive
@@ -35,8 +34,8 @@ class GeneralisedDiceLoss(SegmentationLoss):
         absent_BC = sums.truth == 0
         smallest_B1 = torch.where(absent_BC, torch.inf, sums.truth).amin(dim=1, keepdim=True)
         weights_BC = torch.where(absent_BC, 1, smallest_B1 / sums.truth) ** 2
-        if self.weights_C is not None:
-            weights_BC = weights_BC * self.weights_C.to(weights_BC.dtype)
+        if self.weights is not None:
+            weights_BC = weights_BC * self.weights.to(weights_BC.dtype)
         overlap_B = (weights_BC * sums.overlap).sum(dim=1)
         both_B = (weights_BC * (sums.predicted + sums.truth)).sum(dim=1)
         total = (1 - (2 * overlap_B + self.smooth) / (both_B + self.smooth)).mean()

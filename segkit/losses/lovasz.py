@@ -30,7 +30,7 @@ class LovaszLoss(SegmentationLoss):
             judged_C = torch.stack([head.of_class(number)[1].any() for number in range(self.num_classes)])
         else:
             judged_C = head.present()
-        weights_C = judged_C.double() if self.weights_C is None else judged_C * self.weights_C
+        weights_C = judged_C.double() if self.weights is None else judged_C * self.weights
         weights_C = quotient(weights_C, weights_C.sum())
 
         def judge(number: int, map_BHW: Tensor) -> tuple[Tensor, Tensor]:

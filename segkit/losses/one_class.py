@@ -27,7 +27,7 @@ class Judge(Protocol):
         ...
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def sum_over_classes(head: Head, judge: Judge, weights_C: Tensor, *, sigmoid: bool) -> Tensor:
     """The weighted sum of what `judge` says of each class of a head, from its resized logits.
 
@@ -54,9 +54,9 @@ class _SumOverClasses(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = ctx.saved_tensors
-        return gradient * of_total.to(gradient.dtype), None, None, None, None, None
+        return gradient * gradients[0].to(gradient.dtype), None, None, None, None, None
 
 
 def _log_sum(resizing: Resizing) -> Tensor:

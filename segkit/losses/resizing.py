@@ -1,7 +1,7 @@
 """Bilinear resizing of logits tile by tile, and its transpose, which takes gradients back.
 
-Bilinear resizing is linear and separable: full_HW = rows_Hh @ logits_hw @ columns_wW. A tile of the full-size logits needs
-a small patch of the logits at their own stride, so the full-size tensor need never exist.
+Bilinear resizing is linear and separable: full_HW = rows_Hh @ logits_hw @ columns_wW. A tile of the full-size logits
+needs a small patch of the logits at their own stride, so the full-size tensor need never exist.
 
 Shape suffixes: B batch, C classes, H W mask pixels, h w pixels of the logits; b images and R T rows and columns
 of a tile, r t rows and columns of its patch.

@@ -24,8 +24,6 @@ from torch import Tensor
 from segkit.losses.bands import Band, Plan
 from segkit.losses.resizing import Resizing, Tile
 
-OUT_OF_RANGE = "the mask holds a value that is out of range"
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -70,7 +68,7 @@ class ClassSums(NamedTuple):
     even: Tensor
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def class_sums(logits: Tensor, mask: Tensor, reading: Reading) -> ClassSums:
     """The sums for logits (B, C, h, w) of any floating type and a full-size mask of any integer type.
 
@@ -84,7 +82,7 @@ def class_sums(logits: Tensor, mask: Tensor, reading: Reading) -> ClassSums:
     return ClassSums(overlap, predicted, truth, judged, surprise, surprise_absent, even)
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 @torch.no_grad()
 def pixel_surprise(logits: Tensor, mask: Tensor, reading: Reading) -> Tensor:
     """-log p of what is true at each entry of the mask, in its shape; 0 where ignored. Has no gradient."""
@@ -106,7 +104,7 @@ class _ClassSums(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         logits, mask = ctx.saved_tensors
         with full_precision(logits.device):
             return _backward(logits, mask, ctx.reading, torch.stack(gradients[:5])), None, None
@@ -195,13 +193,12 @@ class _Softmax:
         return focal(self.log_probability_of_truth(), self.reading.gamma).squeeze(2)
 
     def sums(self) -> Tensor:
-        batch, _, classes, _ = self.p_bRCT.shape
         log_p = self.log_probability_of_truth()
         truth = self._by_class(self.valid_bR1T)
         even = torch.zeros_like(truth)
         if self.reading.even:
             log_p_bRCT = self.logits_bRCT.add_(self._minus_log_sum()).mul_(self.valid_bR1T)
-            even = log_p_bRCT.sum((1, 3)).double() / -classes
+            even = log_p_bRCT.sum((1, 3)).double() / -self.p_bRCT.shape[2]
         predicted = self.p_bRCT.mul_(self.valid_bR1T).sum((1, 3)).double()
         surprise = self._by_class(focal(log_p, self.reading.gamma))
         overlap = self._by_class(log_p.exp().mul_(self.valid_bR1T))
@@ -248,13 +245,12 @@ class _Sigmoids:
             mask = mask.transpose(1, 2).long()
             valid = mask != reading.ignore_index
             truth = mask == 1
-            in_range = ((mask == 0) | truth | ~valid).all()
+            check_in_range((mask == 0) | truth | ~valid)
         else:
             mask = mask.unsqueeze(2).long()
             valid = mask != reading.ignore_index
             truth = mask == torch.arange(classes, device=mask.device).view(-1, 1)
-            in_range = (((mask >= 0) & (mask < classes)) | ~valid).all()
-        torch._assert_async(in_range, OUT_OF_RANGE)
+            check_in_range((mask >= 0) & (mask < classes) | ~valid)
         self.truth = (truth & valid).to(logits_bRCT.dtype)
         self.valid = valid.to(logits_bRCT.dtype).expand_as(logits_bRCT)
         self.sign = 2 * self.truth - 1
@@ -287,11 +283,16 @@ class _Sigmoids:
         return gradient.mul_(self.valid)
 
 
+def check_in_range(fits: Tensor) -> None:
+    """Raise RuntimeError unless all of `fits` is true; on CUDA later, as an assertion of the device: nothing waits."""
+    torch._assert_async(fits.all(), "the mask holds a value that is out of range")  # pyright: ignore[reportPrivateImportUsage]
+
+
 def focal(log_p: Tensor, gamma: float) -> Tensor:
     """-(1 - p)^gamma log p."""
     if not gamma:
         return -log_p
-    return -_doubt(log_p) ** gamma * log_p
+    return -(_doubt(log_p) ** gamma) * log_p
 
 
 def focal_slope(log_p: Tensor, gamma: float) -> Tensor:
@@ -315,7 +316,8 @@ def _held_at_once(reading: Reading) -> int:
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Neither autocast nor TF32: the matrices here resize logits, and a resized logit must not lose its digits."""
-    matmul = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
+    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    matmul = backend.matmul
     before = matmul.fp32_precision
     with torch.autocast(device.type, enabled=False):
         matmul.fp32_precision = "ieee"

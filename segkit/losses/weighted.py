@@ -14,7 +14,7 @@ from segkit.losses.base import SegmentationLoss, at_least_zero
 class WeightedLoss(nn.Module):
     """The sum of weight * loss over named terms; the terms are logged by name, before they are weighted.
 
-    Auxiliary heads are added as each term's own `auxiliary_weight` says. What several terms are made of is computed once.
+    Auxiliary heads are added as each term's own `auxiliary_weight` says. What several terms need is computed once.
 
     Args:
         terms: by name, `loss`, a loss of this package, and `weight`, from 0 up; 1 if it is left out.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from segkit.contracts import resize_logits
 from segkit.losses import bands, resizing
-from segkit.losses.bands import Band, Plan
+from segkit.losses.bands import Plan
 from segkit.losses.resizing import Resizing
 
 

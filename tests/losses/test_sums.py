@@ -129,7 +129,9 @@ class _Largest(TorchDispatchMode):
 @pytest.mark.parametrize("learning", [True, False], ids=["training", "evaluation"])
 def test_no_operation_gives_full_size_logits(option: str, learning: bool) -> None:
     """(1, 24, 128, 128) from stride 4: nothing as large as a sixth of that is ever there."""
-    node = compose(f"loss={option}", "dataset.num_classes=24", "dataset.class_names=null", "dataset.colors=null")["loss"]
+    node = compose(f"loss={option}", "dataset.num_classes=24", "dataset.class_names=null", "dataset.colors=null")[
+        "loss"
+    ]
     loss = instantiate.build(node, "loss")
     logits = torch.randn(1, 24, 32, 32, requires_grad=learning)
     mask = torch.randint(24, (1, 128, 128), dtype=torch.uint8)
@@ -163,7 +165,9 @@ def test_no_value_is_brought_to_the_host() -> None:
             assert func is not torch.ops.aten._local_scalar_dense.default, "a tensor was read on the host"
             return func(*args, **(kwargs or {}))
 
-    loss = CombinedLoss(num_classes=5, ignore_index=IGNORE, class_weights=[1.0, 2.0, 0.0, 1.0, 1.0], label_smoothing=0.1)
+    loss = CombinedLoss(
+        num_classes=5, ignore_index=IGNORE, class_weights=[1.0, 2.0, 0.0, 1.0, 1.0], label_smoothing=0.1
+    )
     logits, mask = case(0, (2, 5, 4, 4), (16, 16), channels=False)
     with NoHost():
         loss(Prediction(logits.requires_grad_()), mask).total.backward()
