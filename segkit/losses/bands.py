@@ -7,6 +7,7 @@ want the same cores.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 from segkit.losses.resizing import Resizing, Tile
 
 # Elements of all tensors of a tile together. CPUs keep these in their caches; GPUs want few, large kernels.
-CPU_ELEMENTS, CUDA_ELEMENTS = 1_200_000, 1 << 26
+CPU_ELEMENTS, CUDA_ELEMENTS = 600_000, 1 << 26
 # No more than this fraction of the full-size logits, over all threads, unless they are small.
 LARGEST_SHARE, SMALLEST = 12, 1 << 15
 # Full-size elements below which starting threads costs more than it saves, and threads beyond which Python holds up.
@@ -81,12 +82,14 @@ class Plan:
         if self.threads == 1:
             yield from ((band, work(band, self.resizing)) for band in bands)
             return
-        inference = torch.is_inference_mode_enabled()
+        inference, of_thread = torch.is_inference_mode_enabled(), threading.local()
 
         def run(band: Band) -> Result:
+            if not hasattr(of_thread, "resizing"):
+                of_thread.resizing = self.resizing.sibling()
             # Both modes belong to a thread.
             with torch.inference_mode(inference), torch.no_grad():
-                return work(band, self.resizing.sibling())
+                return work(band, of_thread.resizing)
 
         num_threads = torch.get_num_threads()
         try:
