@@ -2,67 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass
 
 from segkit.contracts import LossTerms, UserError
-from segkit.losses.base import Pixels, SegmentationLoss
+from segkit.losses.base import Head, SegmentationLoss, quotient
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CrossEntropyLoss(SegmentationLoss):
-    """Cross-entropy, the mean over valid pixels, each counted with the weight of its class.
+    """-log p of the true class, the mean over valid pixels, each counted with the weight of its class.
 
-    Equal to `torch.nn.functional.cross_entropy` wherever that is defined; zero where all pixels are ignored.
+    Equal to `torch.nn.functional.cross_entropy` wherever that is defined; zero where no pixel counts. Multi-label:
+    binary cross-entropy -(y log p + (1 - y) log(1 - p)), the mean over valid pixels of all classes, each class with
+    its weight.
 
     Args:
-        label_smoothing: share of the truth spread evenly over all classes, 0..1 (arXiv 1512.00567).
+        label_smoothing: share of the truth spread evenly over all classes (Szegedy et al., arXiv 1512.00567,
+            section 7), or, multi-label, over yes and no; from 0 up to, but not, 1.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        ignore_index: int,
-        label_smoothing: float = 0.0,
-        auxiliary_weight: float = 0.4,
-        class_weights: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            ignore_index=ignore_index,
-            auxiliary_weight=auxiliary_weight,
-            class_weights=class_weights,
-        )
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"loss.label_smoothing={label_smoothing}; allowed: from 0 up to, but not, 1")
-        self.label_smoothing = label_smoothing
+    label_smoothing: float = 0.0
 
-    def compute(self, pixels: Pixels) -> LossTerms:
-        # Not torch's own function: on CUDA it has no deterministic form for images.
-        surprise_BHW = -log_probability_of_truth(pixels)
-        weight_BHW = pixel_weights(pixels, self.class_weights)
-        total = (weight_BHW * surprise_BHW).sum()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"loss.label_smoothing={self.label_smoothing}; allowed: from 0 up to, but not, 1")
+
+    @property
+    def wants_even(self) -> bool:
+        return self.label_smoothing > 0
+
+    def compute(self, head: Head) -> LossTerms:
+        sums = head.sums(sigmoid=self.multilabel, gamma=0.0)
+        surprise_BC = sums.surprise + sums.surprise_absent
         if self.label_smoothing:
-            total = (1 - self.label_smoothing) * total + self.label_smoothing * self._even(pixels)
-        total = total / torch.where(pixels.valid.any(), weight_BHW.sum(), 1)
+            surprise_BC = (1 - self.label_smoothing) * surprise_BC + self.label_smoothing * sums.even
+        total = quotient(self.weighted_sum(surprise_BC), self.weighted_sum(sums.judged))
         return LossTerms(total, {"ce": total.detach()})
-
-    def _even(self, pixels: Pixels) -> Tensor:
-        surprise_BCHW = -pixels.log_probabilities * pixels.valid.unsqueeze(1)
-        if self.class_weights is None:
-            return surprise_BCHW.mean(dim=1).sum()
-        return (surprise_BCHW * self.class_weights.view(-1, 1, 1)).mean(dim=1).sum()
-
-
-def log_probability_of_truth(pixels: Pixels) -> Tensor:
-    """log p of the true class, (B, H, W); of no meaning at ignored pixels."""
-    return pixels.log_probabilities.gather(1, pixels.target.unsqueeze(1)).squeeze(1)
-
-
-def pixel_weights(pixels: Pixels, class_weights: Tensor | None) -> Tensor:
-    """(B, H, W) float32: the weight of each pixel's class, 0 where ignored."""
-    if class_weights is None:
-        return pixels.valid.float()
-    return class_weights[pixels.target] * pixels.valid

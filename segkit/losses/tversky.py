@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from segkit.losses.base import at_least_zero, positive
-from segkit.losses.region import ClassSums, RegionLoss
+from segkit.losses.region import RegionLoss
+from segkit.losses.sums import ClassSums
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TverskyLoss(RegionLoss):
     """1 - (TP + s/2) / (TP + alpha FP + beta FN + s/2), in pixels; mean over samples and classes.
 
@@ -22,28 +24,16 @@ class TverskyLoss(RegionLoss):
         smooth: s, as in the Dice loss.
     """
 
+    alpha: float = 0.3
+    beta: float = 0.7
+    smooth: float = 1.0
     name = "tversky"
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        ignore_index: int,
-        alpha: float = 0.3,
-        beta: float = 0.7,
-        smooth: float = 1.0,
-        auxiliary_weight: float = 0.4,
-        class_weights: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            ignore_index=ignore_index,
-            auxiliary_weight=auxiliary_weight,
-            class_weights=class_weights,
-        )
-        self.alpha = at_least_zero("alpha", alpha)
-        self.beta = at_least_zero("beta", beta)
-        self.smooth = positive("smooth", smooth)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_zero("alpha", self.alpha)
+        at_least_zero("beta", self.beta)
+        positive("smooth", self.smooth)
 
     def per_class(self, sums: ClassSums) -> Tensor:
         false_positives = sums.predicted - sums.overlap
