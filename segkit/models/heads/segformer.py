@@ -31,9 +31,9 @@ class SegFormerHead(nn.Module):
         self, features: Sequence[FeatureInfo], *, num_classes: int, channels: int = 256, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        levels = sorted({feature.level for feature in features if feature.level >= 4})
+        levels = sorted({feature.level for feature in features if feature.level >= 4}, reverse=True)
         plain = len(levels) == 1
-        self.indices = list(range(len(features))) if plain else [pick(features, level) for level in levels]
+        self.indices = [*range(len(features))][::-1] if plain else [pick(features, level) for level in levels]
         self.projections = nn.ModuleList(nn.Conv2d(features[index].channels, channels, 1) for index in self.indices)
         self.join = conv_norm_relu(len(self.indices) * channels, channels, 1)
         self.dropout = nn.Dropout2d(dropout)
@@ -41,7 +41,7 @@ class SegFormerHead(nn.Module):
         initialize(self, self.classifier)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        size = maps[self.indices[0]].shape[-2:]
+        size = maps[self.indices[-1]].shape[-2:]
         projected = [
             F.interpolate(project(maps[index]), size=size, mode="bilinear", align_corners=False)
             for project, index in zip(self.projections, self.indices, strict=True)

@@ -47,8 +47,8 @@ class UPerHead(nn.Module):
         widths = [features[index].channels for index in self.indices]
         self.norms = nn.ModuleList(LayerNorm2d(width) if norm_levels else nn.Identity() for width in widths)
         self.pooling = PyramidPooling(widths[-1], channels, channels, bins)
-        self.laterals = nn.ModuleList(conv_norm_relu(width, channels, 1) for width in widths[:-1])
-        self.smooths = nn.ModuleList(conv_norm_relu(channels, channels, 3) for _ in widths[:-1])
+        self.laterals = nn.ModuleList(conv_norm_relu(width, channels, 1) for width in widths[-2::-1])
+        self.smooths = nn.ModuleList(conv_norm_relu(channels, channels, 3) for _ in widths[-2::-1])
         self.join = conv_norm_relu(len(widths) * channels, channels, 3)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
@@ -58,7 +58,7 @@ class UPerHead(nn.Module):
         levels = [norm(maps[index]) for norm, index in zip(self.norms, self.indices, strict=True)]
         summed = self.pooling(levels[-1])
         pyramid = [summed]
-        for level, lateral, smooth in zip(levels[-2::-1], self.laterals[::-1], self.smooths[::-1], strict=True):
+        for level, lateral, smooth in zip(levels[-2::-1], self.laterals, self.smooths, strict=True):
             summed = lateral(level) + _resize(summed, level)
             pyramid.insert(0, smooth(summed))
         joined_BChw = self.join(torch.cat([_resize(level, pyramid[0]) for level in pyramid], dim=1))
