@@ -26,7 +26,7 @@ OPTIONS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 SMALL = {
     "simple_unet": "model.width=16",
     "segformer": "backbone=timm backbone.name=test_resnet model.head.channels=32",
-    "deeplabv3plus": "backbone=timm backbone.name=test_resnet model.head.aspp_channels=32 model.head.decoder_channels=32",
+    "deeplabv3plus": "backbone=timm backbone.name=test_resnet model.head.aspp_channels=32",
 }
 CLASSES = 4
 EVERY = [
