@@ -98,6 +98,21 @@ def row(choice: str, found: dict[str, Any]) -> str:
     )
 
 
+def introduction(size: int, runs: int) -> list[str]:
+    import torch
+
+    return [
+        f"{NUM_CLASSES} classes, one image of {size} x {size} in float32, each model with its default backbone.",
+        f"Measured on one thread of {processor()} with PyTorch {torch.__version__}; latencies compare within it.",
+        "",
+        "- MACs: multiply-adds of one prediction, as PyTorch's FlopCounterMode counts them.",
+        f"- Latency: median of {runs} predictions, to logits at the head's own stride.",
+        "- Peak memory: the weights, and what the first prediction added to the process at its highest.",
+        "",
+        "Made by `python scripts/model_table.py --output docs/models.md`.",
+    ]
+
+
 def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -116,19 +131,7 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(arguments.choices[0], arguments.size, arguments.runs)))
         return
-    import torch
-
-    lines = [
-        "# Models",
-        "",
-        f"For {NUM_CLASSES} classes and one image of {arguments.size} x {arguments.size}, in float32, each model with its",
-        f"default backbone. {processor()}, one thread, PyTorch {torch.__version__}. MACs: multiply-adds of one prediction.",
-        f"Latency: median of {arguments.runs} predictions, to logits at the head's own stride. Peak memory: the weights,",
-        "and what the first prediction added to the process at its highest. Made by",
-        " `python scripts/model_table.py --output docs/models.md`.",
-        "",
-        *HEADER,
-    ]
+    lines = ["# Models", "", *introduction(arguments.size, arguments.runs), "", *HEADER]
     print("\n".join(lines), flush=True)
     for choice in arguments.choices or choices():
         command = [

@@ -39,7 +39,7 @@ def pick(features: Sequence[FeatureInfo], level: int) -> int:
     if not indices:
         found = ", ".join(str(feature.level) for feature in features)
         raise UserError(
-            f"model.head needs a backbone level of reduction {level}; this backbone has {found}. "
+            f"model.head or model.auxiliary needs a backbone level of reduction {level}; this backbone has {found}. "
             "Choose a hierarchical backbone such as resnet50, convnext_tiny or swin_tiny, or model.pyramid=256, "
             "which makes levels 4, 8, 16 and 32 of a plain transformer's one"
         )
