@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import segmentation_models_pytorch as smp
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from timm.models import adapt_input_conv, load_state_dict
 from torch import Tensor, nn
 
 from segkit.contracts import UserError
 from segkit.models.backbone import Backbone, FeatureInfo, Sizing
+from segkit.models.timm_source import CONNECT_SECONDS, cannot_fetch
 
 NAMES = tuple(f"mit_b{size}" for size in range(6))
 
@@ -102,11 +103,13 @@ def load_weights(net: Any, name: str, weights: str | None) -> None:
 
 def _fetch(name: str) -> str:
     settings = smp.encoders.encoders[name]["pretrained_settings"]["imagenet"]
+    file = {"repo_id": settings["repo_id"], "filename": "model.safetensors", "revision": settings["revision"]}
+    cached = try_to_load_from_cache(**file)
+    if isinstance(cached, str):
+        return cached
     try:
-        return hf_hub_download(settings["repo_id"], "model.safetensors", revision=settings["revision"], etag_timeout=5)
+        # The download itself would retry for most of a minute before it gave up.
+        get_hf_file_metadata(hf_hub_url(**file), timeout=CONNECT_SECONDS)
+        return hf_hub_download(**file)
     except Exception as error:  # the kinds differ with every version of the HTTP client underneath
-        raise UserError(
-            f"backbone.pretrained=true, but the weights of {name} cannot be fetched ({type(error).__name__}). Either "
-            "set backbone.pretrained=false; or give a local file, backbone.weights=<file>; or fetch "
-            f"{settings['repo_id']} on a machine with a network, copy its Hugging Face cache here and set HF_HOME to it"
-        ) from error
+        raise cannot_fetch(name, error) from error

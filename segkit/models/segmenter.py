@@ -12,6 +12,7 @@ from segkit.models.backbone import Backbone
 from segkit.models.batch_norm import accept_single_values
 from segkit.models.normalization import Normalize
 from segkit.models.pyramid import SimpleFeaturePyramid
+from segkit.models.ranges import Positive
 
 
 class Segmenter(nn.Module):
@@ -37,7 +38,7 @@ class Segmenter(nn.Module):
         std: Sequence[float],
         auxiliary: Callable[..., nn.Module] | None = None,
         output_stride: Literal[8, 16, 32] | None = None,
-        pyramid: int | None = None,
+        pyramid: Positive | None = None,
     ) -> None:
         super().__init__()
         self.input_channels = len(mean)

@@ -12,6 +12,7 @@ from segkit.contracts import Prediction
 from segkit.models.batch_norm import accept_single_values
 from segkit.models.heads.layers import conv_norm_relu, initialize
 from segkit.models.normalization import Normalize
+from segkit.models.ranges import Positive, Share
 
 
 class SimpleUNet(nn.Module):
@@ -33,8 +34,8 @@ class SimpleUNet(nn.Module):
         num_classes: int,
         mean: Sequence[float],
         std: Sequence[float],
-        width: int = 32,
-        dropout: float = 0.1,
+        width: Positive = 32,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.input_channels = len(mean)

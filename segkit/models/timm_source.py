@@ -54,7 +54,7 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
         if weights is not None and isinstance(error, RuntimeError):
             raise UserError(f"backbone.weights={weights} does not fit backbone.name={name}: {error}") from error
         if pretrained and isinstance(error, OSError):
-            raise _cannot_fetch(name, error) from error
+            raise cannot_fetch(name, error) from error
         raise UnfitError(f"backbone.name={name} cannot be built as a backbone here: {error!r}") from error
     for module in model.modules():
         # timm keeps a copy of the weights it was given, which every copy of the model would carry along.
@@ -123,11 +123,12 @@ def _cached_or_fetchable(name: str) -> str | None:
             with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=CONNECT_SECONDS):
                 pass
     except Exception as error:  # the kinds differ with every version of the HTTP client underneath
-        raise _cannot_fetch(name, error) from error
+        raise cannot_fetch(name, error) from error
     return None
 
 
-def _cannot_fetch(name: str, error: Exception) -> UserError:
+def cannot_fetch(name: str, error: Exception) -> UserError:
+    """What to tell the user whose `name` has weights that could not be fetched."""
     return UserError(
         f"backbone.pretrained=true, but the weights of {name} cannot be fetched "
         f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). Either set "

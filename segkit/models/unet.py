@@ -14,6 +14,7 @@ from segkit.contracts import Prediction, UserError
 from segkit.models.batch_norm import accept_single_values
 from segkit.models.heads.layers import initialize
 from segkit.models.normalization import Normalize
+from segkit.models.ranges import Positive
 
 
 class UNet(nn.Module):
@@ -35,7 +36,7 @@ class UNet(nn.Module):
         num_classes: int,
         mean: Sequence[float],
         std: Sequence[float],
-        channels: Sequence[int] = (64, 128, 256, 512, 1024),
+        channels: Sequence[Positive] = (64, 128, 256, 512, 1024),
     ) -> None:
         super().__init__()
         if len(channels) < 2:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from math import ceil
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -93,6 +95,19 @@ def test_self_supervised_transformers_take_any_size(size: str, patch: int) -> No
     assert [info.reduction for info in backbone.features] == [patch] * 3
     with torch.no_grad():
         assert backbone(torch.rand(1, 3, 33, 47))[-1].shape == (1, 384, ceil(33 / patch), ceil(47 / patch))
+
+
+def test_a_transformers_weights_adapt_to_other_patches(tmp_path: Path) -> None:
+    source = timm.create_model("vit_small_patch14_dinov2", num_classes=0)
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    backbone = TimmBackbone(
+        "vit_small_patch14_dinov2", weights=str(tmp_path / "weights.pth"), options={"patch_size": 16}
+    )
+    assert [info.reduction for info in backbone.features] == [16] * 3
+    found, expected = backbone.net.model, source
+    assert torch.equal(found.blocks[3].mlp.fc1.weight, expected.blocks[3].mlp.fc1.weight)
+    assert found.patch_embed.proj.weight.shape == (384, 3, 16, 16)
+    assert found.patch_embed.proj.weight.std() > 0.5 * expected.patch_embed.proj.weight.std()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "convnext_atto", "vit_tiny_patch16_224"])

@@ -41,6 +41,16 @@ def test_weights_of_a_local_file(tmp_path: Path, in_channels: int) -> None:
     assert torch.equal(unet.network.encoder.patch_embed1.proj.weight, first)
 
 
+def test_weights_that_cannot_be_fetched_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("segkit.models.mit.try_to_load_from_cache", lambda **_: None)
+    monkeypatch.setattr("segkit.models.mit.get_hf_file_metadata", unreachable)
+    with pytest.raises(UserError, match=r"the weights of mit_b0 cannot be fetched \(ConnectionError: no network\)"):
+        MixTransformer(pretrained=True)
+
+
 def test_wrong_weights_are_named(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
     for file, message in [("other.pth", "does not fit backbone.name=mit_b0"), ("none.pth", "no such file")]:

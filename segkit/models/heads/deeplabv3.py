@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segkit.models.backbone import FeatureInfo
 from segkit.models.heads.layers import conv_norm_relu, initialize
+from segkit.models.ranges import Positive, Share
 
 
 class ASPP(nn.Module):
@@ -51,9 +52,9 @@ class DeepLabV3Head(nn.Module):
         features: Sequence[FeatureInfo],
         *,
         num_classes: int,
-        rates: Sequence[int] = (12, 24, 36),
-        channels: int = 256,
-        dropout: float = 0.5,
+        rates: Sequence[Positive] = (12, 24, 36),
+        channels: Positive = 256,
+        dropout: Share = 0.5,
     ) -> None:
         super().__init__()
         self.aspp = ASPP(features[-1].channels, channels, rates)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segkit.models.backbone import FeatureInfo, pick
 from segkit.models.heads.deeplabv3 import ASPP
 from segkit.models.heads.layers import conv_norm_relu, initialize
+from segkit.models.ranges import Positive, Share
 
 
 class DeepLabV3PlusHead(nn.Module):
@@ -35,11 +36,11 @@ class DeepLabV3PlusHead(nn.Module):
         features: Sequence[FeatureInfo],
         *,
         num_classes: int,
-        rates: Sequence[int] = (6, 12, 18),
-        aspp_channels: int = 256,
-        low_level_channels: int = 48,
-        decoder_channels: int = 256,
-        dropout: float = 0.1,
+        rates: Sequence[Positive] = (6, 12, 18),
+        aspp_channels: Positive = 256,
+        low_level_channels: Positive = 48,
+        decoder_channels: Positive = 256,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.low_index = pick(features, 4)

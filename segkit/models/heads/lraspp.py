@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segkit.models.backbone import FeatureInfo, pick
 from segkit.models.heads.layers import conv_norm_relu, initialize
+from segkit.models.ranges import Positive
 
 
 class LRASPPHead(nn.Module):
@@ -24,7 +25,7 @@ class LRASPPHead(nn.Module):
         channels: of the deep branch.
     """
 
-    def __init__(self, features: Sequence[FeatureInfo], *, num_classes: int, channels: int = 128) -> None:
+    def __init__(self, features: Sequence[FeatureInfo], *, num_classes: int, channels: Positive = 128) -> None:
         super().__init__()
         self.low_index = pick(features, 8)
         deep_channels = features[-1].channels

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkit.contracts import UserError
 from segkit.models.backbone import FeatureInfo
 from segkit.models.heads.layers import conv_norm_relu, initialize
+from segkit.models.ranges import Positive, Share
 
 
 class PyramidPooling(nn.Module):
@@ -57,11 +59,13 @@ class PSPHead(nn.Module):
         features: Sequence[FeatureInfo],
         *,
         num_classes: int,
-        channels: int = 512,
-        bins: Sequence[int] = (1, 2, 3, 6),
-        dropout: float = 0.1,
+        channels: Positive = 512,
+        bins: Sequence[Positive] = (1, 2, 3, 6),
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
+        if not bins:
+            raise UserError("model.head.bins=[]; allowed: one number or more")
         in_channels = features[-1].channels
         self.pooling = PyramidPooling(in_channels, channels, max(in_channels // len(bins), 1), bins)
         self.dropout = nn.Dropout(dropout)

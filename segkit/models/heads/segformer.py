@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segkit.models.backbone import FeatureInfo, pick
 from segkit.models.heads.layers import conv_norm_relu, initialize
+from segkit.models.ranges import Positive, Share
 
 
 class SegFormerHead(nn.Module):
@@ -24,11 +25,11 @@ class SegFormerHead(nn.Module):
 
     Args:
         channels: to which every level is projected: 256 in the paper for B0 and B1, 768 from B2 on.
-        dropout: share of channel values dropped before the classifier.
+        dropout: share of channels dropped before the classifier.
     """
 
     def __init__(
-        self, features: Sequence[FeatureInfo], *, num_classes: int, channels: int = 256, dropout: float = 0.1
+        self, features: Sequence[FeatureInfo], *, num_classes: int, channels: Positive = 256, dropout: Share = 0.1
     ) -> None:
         super().__init__()
         levels = sorted({feature.level for feature in features if feature.level >= 4}, reverse=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segkit.models.backbone import FeatureInfo, pick
 from segkit.models.heads.layers import conv_norm_relu, initialize
 from segkit.models.heads.pspnet import PyramidPooling
+from segkit.models.ranges import Positive, Share
 
 LEVELS = (4, 8, 16, 32)
 
@@ -37,10 +38,10 @@ class UPerHead(nn.Module):
         features: Sequence[FeatureInfo],
         *,
         num_classes: int,
-        channels: int = 512,
-        bins: Sequence[int] = (1, 2, 3, 6),
+        channels: Positive = 512,
+        bins: Sequence[Positive] = (1, 2, 3, 6),
         norm_levels: bool = False,
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.indices = [pick(features, level) for level in LEVELS]
