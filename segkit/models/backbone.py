@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.contracts import UserError
-from segkit.models.timm_source import build
+from segkit.models.batch_norm import keep_statistics_when_recomputed
+from segkit.models.timm_source import UnfitError, build
 
 
 @dataclass(frozen=True)
@@ -38,64 +39,11 @@ def pick(features: Sequence[FeatureInfo], level: int) -> int:
     if not indices:
         found = ", ".join(str(feature.level) for feature in features)
         raise UserError(
-            f"model.head needs a backbone level of reduction {level}; this backbone has {found}. "
-            "Choose a hierarchical backbone such as resnet50, convnext_tiny or swin_tiny"
+            f"model.head or model.auxiliary needs a backbone level of reduction {level}; this backbone has {found}. "
+            "Choose a hierarchical backbone such as resnet50, convnext_tiny or swin_tiny, or model.pyramid=256, "
+            "which makes levels 4, 8, 16 and 32 of a plain transformer's one"
         )
     return indices[-1]
-
-
-class TimmBackbone(nn.Module):
-    """Maps (B, C, ceil(H / reduction), ceil(W / reduction)) of images (B, C, H, W), one per feature.
-
-    Any image size works: images are padded at the bottom and right as far as the model needs it, and the
-    maps are cropped, so that a map lies over the image in the same way for every model.
-
-    Args:
-        name: as timm knows it, with or without a weights tag: `resnet50`, `resnet50.a1_in1k`.
-        pretrained: fetch timm's weights, unless they are cached.
-        weights: local file of weights in timm's format, .safetensors or a torch.save'd state dict.
-        in_channels: of the images; pretrained weights adapt to it.
-        output_stride: dilate the last stages to this reduction; None: as the model is.
-        options: further arguments of `timm.create_model`, such as `drop_path_rate` or `img_size`.
-        frozen: no parameter trains and the model stays in evaluation mode, batch norm included.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        pretrained: bool = False,
-        weights: str | None = None,
-        in_channels: int = 3,
-        *,
-        output_stride: Literal[8, 16, 32] | None = None,
-        options: Mapping[str, Any] | None = None,
-        frozen: bool = False,
-    ) -> None:
-        super().__init__()
-        extra = dict(options or {}, in_chans=in_channels, features_only=True)
-        if output_stride is not None:
-            extra["output_stride"] = output_stride
-        make = partial(timm.create_model, name, **extra)
-        self.net: Any = build(name, make, pretrained=pretrained, weights=weights)
-        self.features = _feature_infos(self.net, dilated=output_stride is not None)
-        own_size = extra.get("img_size", self.net.pretrained_cfg["input_size"][-2:])
-        self.sizing = _find_sizing(self.net, self.features, in_channels, own_size)
-        self.frozen = frozen
-        if frozen:
-            self.requires_grad_(False)
-        self.train()
-
-    def train(self, mode: bool = True) -> TimmBackbone:
-        super().train(mode and not self.frozen)
-        return self
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        height, width = images.shape[-2:]
-        maps = _maps(self.net, self.sizing.pad(images))
-        return [
-            features[:, :, : _ceil(height, info.reduction), : _ceil(width, info.reduction)]
-            for features, info in zip(maps, self.features, strict=True)
-        ]
 
 
 class Sizing(NamedTuple):
@@ -123,8 +71,113 @@ class Sizing(NamedTuple):
         return _ceil(max(length, self.minimum), self.multiple) * self.multiple
 
 
+class Backbone(nn.Module):
+    """Maps (B, C, ceil(H / reduction), ceil(W / reduction)) of images (B, C, H, W), one per feature.
+
+    Any image size works: images are padded at the bottom and right as far as the model needs it, and the
+    maps are cropped, so that a map lies over the image in the same way for every model.
+
+    Args:
+        net: gives a list of maps, NCHW unless its attribute `output_fmt` says NHWC.
+        features: what those maps are.
+        sizing: the image sizes that `net` takes.
+        frozen: no parameter trains and the net stays in evaluation mode, batch norm included.
+    """
+
+    def __init__(self, net: Any, features: Sequence[FeatureInfo], sizing: Sizing, frozen: bool) -> None:
+        super().__init__()
+        self.net = net
+        self.features = tuple(features)
+        self.sizing = sizing
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return crop(_maps(self.net, self.sizing.pad(images)), self.features, images.shape[-2:])
+
+
+class TimmBackbone(Backbone):
+    """A model of timm.
+
+    Args:
+        name: as timm knows it, with or without a weights tag: `resnet50`, `resnet50.a1_in1k`.
+        pretrained: fetch timm's weights, unless they are cached.
+        weights: local file of weights in timm's format, .safetensors or a torch.save'd state dict.
+        in_channels: of the images; pretrained weights adapt to it.
+        output_stride: dilate the last stages to this reduction; None: as the model is. Transformers and VGG
+            cannot be dilated.
+        options: further arguments of `timm.create_model`, such as `drop_path_rate` or `img_size`.
+        frozen: no parameter trains and the model stays in evaluation mode, batch norm included.
+        gradient_checkpointing: recompute the maps inside the stages in the backward pass: less memory, the same
+            gradients, a third more time. Chen et al., "Training Deep Nets with Sublinear Memory Cost"
+            (arXiv 1604.06174).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = False,
+        weights: str | None = None,
+        in_channels: int = 3,
+        *,
+        output_stride: Literal[8, 16, 32] | None = None,
+        options: Mapping[str, Any] | None = None,
+        frozen: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        extra = dict(options or {}, in_chans=in_channels, features_only=True)
+        if output_stride is not None:
+            extra["output_stride"] = output_stride
+        try:
+            net: Any = build(name, partial(timm.create_model, name, **extra), pretrained=pretrained, weights=weights)
+        except UnfitError as error:
+            if output_stride is None:
+                raise
+            raise _cannot_dilate(name, output_stride, repr(error.__cause__)) from error
+        features = _feature_infos(net, dilated=output_stride is not None)
+        if output_stride not in (None, features[-1].reduction):
+            raise _cannot_dilate(name, output_stride, f"its last level has reduction {features[-1].reduction}")
+        own_size = extra.get("img_size", net.pretrained_cfg["input_size"][-2:])
+        super().__init__(net, features, _find_sizing(net, features, in_channels, own_size), frozen)
+        if gradient_checkpointing:
+            checkpoint_gradients(net, name)
+
+
+def crop(maps: Sequence[Tensor], features: Sequence[FeatureInfo], size: Sequence[int]) -> list[Tensor]:
+    """Maps of a padded image, cropped to what lies over the image of `size` = (H, W)."""
+    return [
+        values[:, :, : _ceil(size[0], info.reduction), : _ceil(size[1], info.reduction)]
+        for values, info in zip(maps, features, strict=True)
+    ]
+
+
 def _ceil(length: int, divisor: int) -> int:
     return -(-length // divisor)
+
+
+def _cannot_dilate(name: str, output_stride: int | None, reason: str) -> UserError:
+    return UserError(
+        f"model.output_stride={output_stride} does not go with backbone.name={name}: {reason}. Allowed: null, its own "
+        "stride; or a backbone that can be dilated, such as ResNets, EfficientNets, MobileNets, ConvNeXts, Xceptions"
+    )
+
+
+def checkpoint_gradients(net: Any, name: str) -> None:
+    """Make a timm model recompute its stages in the backward pass. Raises UserError if it cannot."""
+    owner: Any = net if hasattr(net, "set_grad_checkpointing") else getattr(net, "model", None)
+    try:
+        owner.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError) as error:
+        raise UserError(
+            f"backbone.gradient_checkpointing=true, but backbone.name={name} does not offer it; allowed: false"
+        ) from error
+    keep_statistics_when_recomputed(net)
 
 
 def _maps(net: Any, images: Tensor) -> list[Tensor]:

@@ -1,13 +1,15 @@
-"""Batch norm that also trains on one value a channel: a single image pooled or strided to one pixel."""
+"""Batch norm where PyTorch's own errs: on one value a channel, and when a checkpointed stage is recomputed."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 _PAUSED = "segkit_training_paused"
+_HELD = "segkit_statistics_held"
 
 
 def accept_single_values(model: nn.Module) -> None:
@@ -37,3 +39,30 @@ def _return_to_training(layer: nn.Module, inputs: tuple[Any, ...], output: Tenso
     if getattr(layer, _PAUSED, False):
         layer.training = True
         setattr(layer, _PAUSED, False)
+
+
+def keep_statistics_when_recomputed(model: nn.Module) -> None:
+    """Make the batch norms of a gradient-checkpointed `model` count each batch once in their running statistics.
+
+    The backward pass runs a checkpointed stage a second time, which would move the statistics a second time.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            module.register_forward_pre_hook(_hold_statistics)
+            # always_call: PyTorch ends a recomputation by an exception as soon as it has what it needs.
+            module.register_forward_hook(_release_statistics, always_call=True)
+
+
+def _hold_statistics(layer: Any, inputs: tuple[Any, ...]) -> None:
+    in_backward_pass = torch._C._current_graph_task_id() != -1
+    if layer.training and in_backward_pass:
+        # Without running statistics PyTorch would save other tensors than in the forward pass, and refuse.
+        setattr(layer, _HELD, (layer.momentum, layer.num_batches_tracked.clone()))
+        layer.momentum = 0.0
+
+
+def _release_statistics(layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    if (held := getattr(layer, _HELD, None)) is not None:
+        layer.momentum, num_batches = held
+        layer.num_batches_tracked.copy_(num_batches)
+        setattr(layer, _HELD, None)

@@ -8,9 +8,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
-from segkit.models.backbone import TimmBackbone
+from segkit.models.backbone import Backbone
 from segkit.models.batch_norm import accept_single_values
 from segkit.models.normalization import Normalize
+from segkit.models.pyramid import SimpleFeaturePyramid
+from segkit.models.ranges import Positive
 
 
 class Segmenter(nn.Module):
@@ -23,11 +25,12 @@ class Segmenter(nn.Module):
         std: of each image channel, in the same units.
         auxiliary: a second head, called like `head`; it computes in training mode only.
         output_stride: stride of the backbone's last level, which is dilated to get there; None: its own.
+        pyramid: channels of a `SimpleFeaturePyramid` between a plain transformer and the heads; None: none.
     """
 
     def __init__(
         self,
-        backbone: Callable[..., TimmBackbone],
+        backbone: Callable[..., Backbone],
         head: Callable[..., nn.Module],
         *,
         num_classes: int,
@@ -35,6 +38,7 @@ class Segmenter(nn.Module):
         std: Sequence[float],
         auxiliary: Callable[..., nn.Module] | None = None,
         output_stride: Literal[8, 16, 32] | None = None,
+        pyramid: Positive | None = None,
     ) -> None:
         super().__init__()
         self.input_channels = len(mean)
@@ -42,12 +46,17 @@ class Segmenter(nn.Module):
         stride = {} if output_stride is None else {"output_stride": output_stride}
         self.backbone = backbone(in_channels=self.input_channels, **stride)
         features = self.backbone.features
+        self.pyramid = None if pyramid is None else SimpleFeaturePyramid(features, pyramid)
+        if self.pyramid is not None:
+            features = self.pyramid.features
         self.head = head(features=features, num_classes=num_classes)
         self.auxiliary = None if auxiliary is None else auxiliary(features=features, num_classes=num_classes)
         accept_single_values(self)
 
     def forward(self, images: Tensor) -> Prediction:
         maps = self.backbone(self.normalize(images))
+        if self.pyramid is not None:
+            maps = self.pyramid(maps, images.shape[-2:])
         prediction = Prediction(self.head(maps))
         if self.training and self.auxiliary is not None:
             prediction.auxiliary["auxiliary"] = self.auxiliary(maps)

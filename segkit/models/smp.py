@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import segmentation_models_pytorch as smp
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction, UserError
-from segkit.models.backbone import Sizing
+from segkit.models import mit
+from segkit.models.backbone import Sizing, checkpoint_gradients
 from segkit.models.batch_norm import accept_single_values
 from segkit.models.normalization import Normalize
 from segkit.models.timm_source import build
@@ -38,7 +39,7 @@ class SmpSegmenter(nn.Module):
 
     Args:
         decoder: smp's architecture; `dpt` needs a plain ViT as its encoder, the others a hierarchical one.
-        encoder: a model of timm.
+        encoder: a model of timm, or a Mix Transformer, mit_b0 to mit_b5.
         mean: of each image channel, in the units `Normalize` states.
         std: of each image channel, in the same units.
         pretrained: fetch timm's weights for the encoder, unless they are cached.
@@ -46,6 +47,7 @@ class SmpSegmenter(nn.Module):
         frozen: no parameter of the encoder trains and it stays in evaluation mode, batch norm included.
         encoder_options: further arguments of `timm.create_model`.
         options: further arguments of smp's class, such as `encoder_output_stride` or `decoder_channels`.
+        gradient_checkpointing: recompute the encoder's stages in the backward pass, as in `TimmBackbone`.
     """
 
     def __init__(
@@ -61,27 +63,36 @@ class SmpSegmenter(nn.Module):
         frozen: bool = False,
         encoder_options: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.input_channels = len(mean)
         self.normalize = Normalize(mean, std)
 
-        def make(pretrained: bool, **for_timm: Any) -> nn.Module:
+        def make(pretrained: bool, **for_encoder: Any) -> nn.Module:
             encoder_weights: Any = True if pretrained else None  # what smp wants for timm's encoders
             return smp.create_model(
                 decoder,
-                encoder_name=f"tu-{encoder}",
+                encoder_name=encoder if encoder in mit.NAMES else f"tu-{encoder}",
                 encoder_weights=encoder_weights,
                 in_channels=self.input_channels,
                 classes=num_classes,
-                **{**for_timm, **(encoder_options or {}), **(options or {})},
+                **{**for_encoder, **(encoder_options or {}), **(options or {})},
             )
 
-        self.network: Any = build(encoder, make, pretrained=pretrained, weights=weights)
+        combination = f"model.decoder={decoder} with backbone.name={encoder}"
+        if encoder in mit.NAMES:
+            self.network: Any = _build_on_mit(make, combination)
+            if pretrained or weights is not None:
+                mit.load_weights(self.network.encoder, encoder, weights)
+        else:
+            self.network = build(encoder, make, pretrained=pretrained, weights=weights)
+        if gradient_checkpointing:
+            checkpoint_gradients(getattr(self.network.encoder, "model", self.network.encoder), encoder)
         stride = self.network.encoder.output_stride
         # DPT halves the encoder's map and doubles it again; PAN pools it three times over.
         self.sizing = Sizing(2 * stride if decoder == "dpt" else stride, minimum=8 * stride if decoder == "pan" else 1)
-        self._try_out(f"model.decoder={decoder} with backbone.name={encoder}")
+        self._try_out(combination)
         self.frozen = frozen
         if frozen:
             self.backbone.requires_grad_(False)
@@ -111,3 +122,10 @@ class SmpSegmenter(nn.Module):
             self.network(self.sizing.pad(torch.zeros(1, self.input_channels, 64, 64)))
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             raise UserError(f"{combination} does not work: {error}") from error
+
+
+def _build_on_mit(make: Callable[..., nn.Module], combination: str) -> nn.Module:
+    try:
+        return make(pretrained=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{combination} cannot be built: {error}") from error

@@ -18,6 +18,10 @@ from segkit.contracts import UserError
 CONNECT_SECONDS = 5
 
 
+class UnfitError(UserError):
+    """timm knows the model, but cannot build it as a backbone with these arguments."""
+
+
 def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weights: str | None) -> nn.Module:
     """What `make` gives, called with the `timm.create_model` arguments for the weights and a free image size.
 
@@ -28,7 +32,8 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
         weights: local file to load instead.
 
     Raises:
-        UserError: timm does not know the model or it does not take the arguments; its weights are neither in
+        UnfitError: the model does not take the arguments.
+        UserError: timm does not know the model; its weights are neither in
             the cache nor to be fetched; the file `weights` cannot be read or does not fit.
     """
     _check_name(name)
@@ -41,7 +46,7 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
     try:
         model = _make_freely(name, make, arguments)
     except TypeError as error:
-        raise UserError(
+        raise UnfitError(
             f"backbone.name={name} does not take what model.output_stride, model.options or "
             f"backbone.options give it: {error}"
         ) from error
@@ -49,8 +54,8 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
         if weights is not None and isinstance(error, RuntimeError):
             raise UserError(f"backbone.weights={weights} does not fit backbone.name={name}: {error}") from error
         if pretrained and isinstance(error, OSError):
-            raise _cannot_fetch(name, error) from error
-        raise UserError(f"backbone.name={name} cannot be built as a backbone here: {error!r}") from error
+            raise cannot_fetch(name, error) from error
+        raise UnfitError(f"backbone.name={name} cannot be built as a backbone here: {error!r}") from error
     for module in model.modules():
         # timm keeps a copy of the weights it was given, which every copy of the model would carry along.
         getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
@@ -118,11 +123,12 @@ def _cached_or_fetchable(name: str) -> str | None:
             with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=CONNECT_SECONDS):
                 pass
     except Exception as error:  # the kinds differ with every version of the HTTP client underneath
-        raise _cannot_fetch(name, error) from error
+        raise cannot_fetch(name, error) from error
     return None
 
 
-def _cannot_fetch(name: str, error: Exception) -> UserError:
+def cannot_fetch(name: str, error: Exception) -> UserError:
+    """What to tell the user whose `name` has weights that could not be fetched."""
     return UserError(
         f"backbone.pretrained=true, but the weights of {name} cannot be fetched "
         f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). Either set "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from math import ceil
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from segkit.contracts import UserError
-from segkit.models.backbone import FeatureInfo, TimmBackbone, pick
+from segkit.models.backbone import FeatureInfo, TimmBackbone, checkpoint_gradients, pick
 
 FAMILIES = ["resnet18", "mobilenetv3_small_050", "efficientnet_b0", "convnext_atto", "vgg11"]
 TRANSFORMERS = ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
@@ -79,3 +81,59 @@ def test_trains_by_default() -> None:
 def test_other_channels(in_channels: int) -> None:
     maps = TimmBackbone("resnet18", in_channels=in_channels).eval()(torch.rand(1, in_channels, 32, 32))
     assert maps[-1].shape == (1, 512, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224", "legacy_xception"])
+def test_a_backbone_that_cannot_be_dilated_says_so(name: str) -> None:
+    with pytest.raises(UserError, match=rf"model.output_stride=16 does not go with backbone.name={name}.* null"):
+        TimmBackbone(name, output_stride=16)
+
+
+@pytest.mark.parametrize(("size", "patch"), [("vit_small_patch14_dinov2", 14), ("vit_small_patch16_dinov3", 16)])
+def test_self_supervised_transformers_take_any_size(size: str, patch: int) -> None:
+    backbone = TimmBackbone(size).eval()
+    assert [info.reduction for info in backbone.features] == [patch] * 3
+    with torch.no_grad():
+        assert backbone(torch.rand(1, 3, 33, 47))[-1].shape == (1, 384, ceil(33 / patch), ceil(47 / patch))
+
+
+def test_a_transformers_weights_adapt_to_other_patches(tmp_path: Path) -> None:
+    source = timm.create_model("vit_small_patch14_dinov2", num_classes=0)
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    backbone = TimmBackbone(
+        "vit_small_patch14_dinov2", weights=str(tmp_path / "weights.pth"), options={"patch_size": 16}
+    )
+    assert [info.reduction for info in backbone.features] == [16] * 3
+    found, expected = backbone.net.model, source
+    assert torch.equal(found.blocks[3].mlp.fc1.weight, expected.blocks[3].mlp.fc1.weight)
+    assert found.patch_embed.proj.weight.shape == (384, 3, 16, 16)
+    assert found.patch_embed.proj.weight.std() > 0.5 * expected.patch_embed.proj.weight.std()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "convnext_atto", "vit_tiny_patch16_224"])
+def test_checkpointing_gives_the_same_gradients_and_statistics_for_less_memory(name: str) -> None:
+    images = torch.rand(2, 3, 64, 64)
+    gradients, states, saved = [], [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        backbone = TimmBackbone(name, gradient_checkpointing=checkpointing).train()
+        storages: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, storages: dict[int, int] = storages) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            maps = backbone(images)
+        sum(features.square().sum() for features in maps).backward()
+        gradients.append([parameter.grad for parameter in backbone.parameters()])
+        states.append(backbone.state_dict())
+        saved.append(sum(storages.values()))
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert saved[1] < 0.8 * saved[0]
+
+
+def test_a_backbone_without_checkpointing_says_so() -> None:
+    with pytest.raises(UserError, match=r"backbone\.gradient_checkpointing=true, but .*plain does not"):
+        checkpoint_gradients(nn.Identity(), "plain")

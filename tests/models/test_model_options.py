@@ -11,6 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from segkit.contracts import UserError
+from segkit.models import mit
 from segkit.models.heads.fcn import FCNHead
 from segkit.models.segmenter import Segmenter
 from segkit.models.smp import SmpSegmenter
@@ -32,7 +34,23 @@ def test_every_backbone_goes_with_every_model(model: str, backbone: str) -> None
     resolved = OmegaConf.to_container(composed.model, resolve=True)
     chosen = resolved["encoder"] if model == "smp" else resolved["backbone"]["name"]
     assert chosen == composed.backbone.name
-    assert timm.is_model(chosen)
+    assert timm.is_model(chosen) or chosen in mit.NAMES
+
+
+@pytest.mark.parametrize("option", BACKBONES)
+def test_every_backbone_builds_and_its_stride_is_the_one_asked_for_or_refused(option: str) -> None:
+    name = ["backbone.name=resnet26"] if option == "timm" else []
+    make = instantiate(config("model=fcn", f"backbone={option}", *name).backbone)
+    backbone = make(in_channels=3).eval()
+    with torch.no_grad():
+        maps = backbone(torch.rand(1, 3, 33, 47))
+    for features, info in zip(maps, backbone.features, strict=True):
+        assert features.shape == (1, info.channels, -(-33 // info.reduction), -(-47 // info.reduction))
+    try:
+        found = str(make(in_channels=3, output_stride=16).features[-1].reduction)
+    except UserError as refusal:
+        found = str(refusal)
+    assert found == "16" or found.startswith("model.output_stride=16")
 
 
 @pytest.mark.parametrize(

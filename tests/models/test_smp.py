@@ -56,6 +56,23 @@ def test_options_reach_smp() -> None:
     assert model.network.segmentation_head[0].in_channels == 16
 
 
+@pytest.mark.parametrize("in_channels", [1, 5])
+def test_other_channels(in_channels: int) -> None:
+    model = SmpSegmenter("unet", "resnet18", num_classes=1, mean=(0.5,) * in_channels, std=(0.5,) * in_channels)
+    assert model.eval()(torch.rand(1, in_channels, 33, 40)).logits.shape == (1, 1, 33, 40)
+
+
+def test_checkpointing_reaches_the_encoder_and_gives_the_same_gradients() -> None:
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = segmenter("unet", gradient_checkpointing=checkpointing).train()
+        model(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))).logits.square().sum().backward()
+        assert model.network.encoder.model.grad_checkpointing == checkpointing
+        found.append([parameter.grad for parameter in model.backbone.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize(
     ("decoder", "encoder", "message"),
     [

@@ -12,27 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.models.backbone import FeatureInfo, pick
+from segkit.models.heads.deeplabv3 import ASPP
 from segkit.models.heads.layers import conv_norm_relu, initialize
-
-
-class ASPP(nn.Module):
-    """(B, C, p, q) to (B, out_channels, p, q): the same map seen at several dilation rates and as a whole.
-
-    Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation" (arXiv 1706.05587),
-    section 3.3.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, rates: Sequence[int]) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList([conv_norm_relu(in_channels, out_channels, 1)])
-        self.branches.extend(conv_norm_relu(in_channels, out_channels, 3, dilation=rate) for rate in rates)
-        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm_relu(in_channels, out_channels, 1))
-        self.project = conv_norm_relu((len(rates) + 2) * out_channels, out_channels, 1)
-
-    def forward(self, map_BCpq: Tensor) -> Tensor:
-        views = [branch(map_BCpq) for branch in self.branches]
-        views.append(self.pooled(map_BCpq).expand(-1, -1, *map_BCpq.shape[-2:]))
-        return self.project(torch.cat(views, dim=1))
+from segkit.models.ranges import Positive, Share
 
 
 class DeepLabV3PlusHead(nn.Module):
@@ -54,11 +36,11 @@ class DeepLabV3PlusHead(nn.Module):
         features: Sequence[FeatureInfo],
         *,
         num_classes: int,
-        rates: Sequence[int] = (6, 12, 18),
-        aspp_channels: int = 256,
-        low_level_channels: int = 48,
-        decoder_channels: int = 256,
-        dropout: float = 0.1,
+        rates: Sequence[Positive] = (6, 12, 18),
+        aspp_channels: Positive = 256,
+        low_level_channels: Positive = 48,
+        decoder_channels: Positive = 256,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.low_index = pick(features, 4)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from segkit.models.backbone import FeatureInfo, pick
 from segkit.models.heads.layers import conv_norm_relu, initialize
+from segkit.models.ranges import Positive, Share
 
 
 class FCNHead(nn.Module):
@@ -27,9 +28,9 @@ class FCNHead(nn.Module):
         features: Sequence[FeatureInfo],
         *,
         num_classes: int,
-        channels: int = 512,
+        channels: Positive = 512,
         level: int | None = None,
-        dropout: float = 0.1,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.index = len(features) - 1 if level is None else pick(features, level)
