@@ -15,11 +15,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from segkit import record, report
+from segkit import computed_weights, record, report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
 from segkit.data.loader import EvaluationLoader, TrainLoader
+from segkit.data.splits import Splitting
 from segkit.engine import checkpoint
 from segkit.engine.checkpoint import CheckpointKeeper
 from segkit.engine.ema import Ema
@@ -57,6 +58,7 @@ def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float |
 # What each node's constructor is given at run time.
 SUPPLIED = {
     "dataset": ("split",),
+    "split": (),
     "transform": (),
     "model": (),
     "loss": (),
@@ -70,7 +72,7 @@ SUPPLIED = {
 def check_nodes(values: Mapping[str, Any]) -> None:
     """Hold every node of the config against its constructor, before any of it is built."""
     for key, supplied in SUPPLIED.items():
-        instantiate.check(values[key], key, supplied)
+        instantiate.check(computed_weights.left_out(values[key]), key, supplied)
     instantiate.check(values["trainer"]["strategy"], "trainer.strategy")
     for name, metric in values["metrics"].items():
         instantiate.check(metric["metric"], f"metrics.{name}.metric")
@@ -82,11 +84,8 @@ def build(
     """Everything that the config names, joined to a trainer that stands where it is to begin."""
     options = settings.trainer
     _prepare_torch(options, settings.seed)
-    make_source = instantiate.build(values["dataset"], "dataset", supplied=SUPPLIED["dataset"])
-    train_source: SampleSource = make_source(split="train")
-    val_source: SampleSource = make_source(split="val")
-    for source in (train_source, val_source):
-        source.check()
+    train_source, val_source = build_sources(values)
+    computed_weights.fill_in(values, train_source)
     strategy: SingleDevice = instantiate.build(
         {**values["trainer"]["strategy"], "device": options.device, "precision": options.precision},
         "trainer.strategy",
@@ -131,6 +130,18 @@ def build(
     tracker.start(record.run_info(values, settings, choices, trainer, (train_source, val_source), continued))
     record.announce(trainer, choices, (train_source, val_source))
     return trainer, train_source.labels
+
+
+def build_sources(values: dict[str, Any]) -> tuple[SampleSource, SampleSource]:
+    """The training and the validation split, checked. Notes in `values` which lists of samples they are."""
+    make_source = instantiate.build(values["dataset"], "dataset", supplied=SUPPLIED["dataset"])
+    splitting: Splitting = instantiate.build(values["split"], "split", supplied=SUPPLIED["split"])
+    train_source, val_source = splitting(make_source, "train"), splitting(make_source, "val")
+    for source in (train_source, val_source):
+        source.check()
+    if splitting.digest is not None:
+        values["split"]["digest"] = splitting.digest
+    return train_source, val_source
 
 
 def build_learning(

@@ -97,6 +97,7 @@ class RootSettings(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     resume: str | None
     dataset: dict[str, Any]
+    split: dict[str, Any]
     transform: dict[str, Any]
     model: dict[str, Any]
     backbone: dict[str, Any] | None = None
@@ -116,6 +117,7 @@ class EvaluateScriptSettings(Settings):
     run: str
     split: Literal["train", "val", "test"]
     dataset: dict[str, Any]
+    split_folder: str | None
     predictor: dict[str, Any] | None = None
     device: str
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None

@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -83,8 +83,15 @@ class Folder(Source):
             raise DataError(f"{pair.mask}: {_size(mask.shape)}, but its image is {_size(image.shape)}")
         return Sample(image, mask, self.name(index))
 
+    def files(self, index: int) -> Sequence[Path]:
+        return self.pairs[index]
+
     def check(self) -> None:
         """Raise DataError listing the files at fault by kind. Reads every file not read before."""
+        if faults := self.faults():
+            raise DataError(faults.report(f"dataset.root={self.root}: files of the {self.split} split are at fault"))
+
+    def faults(self) -> Faults:
         faults = Faults()
         self._match(faults)
         image_facts, problems = inspected(
@@ -96,8 +103,7 @@ class Folder(Source):
         for path, problem in {**problems, **mask_problems}.items():
             faults.add(problem, self._name(path))
         self._compare(image_facts, mask_facts, faults)
-        if faults:
-            raise DataError(faults.report(f"dataset.root={self.root}: files of the {self.split} split are at fault"))
+        return faults
 
     def identity(self) -> Mapping[str, str]:
         digest = hashlib.sha256()

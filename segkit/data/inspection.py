@@ -77,18 +77,18 @@ class Faults:
     """Faults collected by kind."""
 
     def __init__(self) -> None:
-        self._places: dict[str, list[str]] = {}
+        self.places: dict[str, list[str]] = {}
 
     def add(self, kind: str, place: str) -> None:
-        self._places.setdefault(kind, []).append(place)
+        self.places.setdefault(kind, []).append(place)
 
     def __len__(self) -> int:
-        return sum(len(places) for places in self._places.values())
+        return sum(len(places) for places in self.places.values())
 
     def report(self, headline: str) -> str:
         """All kinds, each with its number of places and the first `LIMIT` of them, wrapped at 80 columns."""
         lines = [headline]
-        for kind, places in self._places.items():
+        for kind, places in self.places.items():
             lines += textwrap.wrap(f"{len(places)} {kind}:", COLUMNS)
             lines += [f"  {place}" for place in places[:LIMIT]]
             if len(places) > LIMIT:

@@ -3,11 +3,13 @@
 # No `from __future__ import annotations`: subclasses in other modules inherit the annotations as they are.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from segkit.contracts import LabelSpace, Sample, UserError
+from segkit.data.inspection import Faults
 
 Split = Literal["train", "val", "test"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -79,6 +81,14 @@ class Source:
     def read(self, index: int) -> Sample:
         """Sample number `index`, the same every time. Raises DataError naming a file that cannot be used."""
         raise NotImplementedError
+
+    def files(self, index: int) -> Sequence[Path]:
+        """The files that sample number `index` is read from; none where samples are made, not read."""
+        return ()
+
+    def faults(self) -> Faults:
+        """The offending files by kind."""
+        return Faults()
 
     def check(self) -> None:
         """Raise DataError listing the offending files, up to a limit. Called once before the first step."""
