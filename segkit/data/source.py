@@ -78,6 +78,10 @@ class Source:
         """The id of sample number `index`, without reading it."""
         raise NotImplementedError
 
+    def paths(self, index: int) -> tuple[Path, Path] | None:
+        """The files of image and mask number `index`, unread; None where samples do not come from files."""
+        return None
+
     def read(self, index: int) -> Sample:
         """Sample number `index`, the same every time. Raises DataError naming a file that cannot be used."""
         raise NotImplementedError
