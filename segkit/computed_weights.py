@@ -34,7 +34,7 @@ def fill_in(values: Node, source: SampleSource) -> None:
     for key, node in asked.items():
         method = cast(ClassWeightMethod, node[KEY])
         node[KEY] = weights_by(method, counted)
-        values.setdefault("computed", {})[f"{key}"] = method
+        values.setdefault("computed", {})[key] = method
         pairs = zip(source.labels.names, node[KEY], strict=True)
         log.info("%s=%s: %s", key, method, ", ".join(f"{name} {weight:.3f}" for name, weight in pairs))
 
@@ -42,6 +42,12 @@ def fill_in(values: Node, source: SampleSource) -> None:
 def weights_by(method: ClassWeightMethod, counted: Counted) -> list[float]:
     """Six digits of each weight: enough for training, and short where a person reads them."""
     return [float(f"{weight:.6g}") for weight in class_weights(counted.pixels, method)]
+
+
+def check(loss: Node) -> None:
+    """Raise UserError for a word that is no method."""
+    for key, node in _nodes(loss):
+        _method(node, f"loss.{key}")
 
 
 def left_out(node: Any) -> Any:

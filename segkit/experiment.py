@@ -71,6 +71,7 @@ SUPPLIED = {
 
 def check_nodes(values: Mapping[str, Any]) -> None:
     """Hold every node of the config against its constructor, before any of it is built."""
+    computed_weights.check(values["loss"])
     for key, supplied in SUPPLIED.items():
         instantiate.check(computed_weights.left_out(values[key]), key, supplied)
     instantiate.check(values["trainer"]["strategy"], "trainer.strategy")

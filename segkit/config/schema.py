@@ -142,6 +142,61 @@ class PredictScriptSettings(Settings):
     paths: dict[str, str]
 
 
+class CheckDataSettings(Settings):
+    """The top level of `scripts/check_data.py`."""
+
+    dataset: dict[str, Any]
+    output: str | None
+    processes: Positive | None
+    cache_dir: str
+    paths: dict[str, str]
+
+
+class MakeSplitsSettings(Settings):
+    """The top level of `scripts/make_splits.py`."""
+
+    dataset: dict[str, Any]
+    output: str
+    folds: Annotated[int, Field(ge=2)] | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    test_share: Annotated[float, Field(ge=0, lt=1)]
+    group_pattern: str | None
+    pool: tuple[Literal["train", "val", "test"], ...]
+    seed: NotNegative
+    processes: Positive | None
+    cache_dir: str
+    paths: dict[str, str]
+
+
+class BrowseSettings(Settings):
+    """The top level of `scripts/browse.py`."""
+
+    dataset: dict[str, Any]
+    transform: dict[str, Any]
+    split: Literal["train", "val", "test"]
+    samples: Positive
+    variants: Positive
+    seed: NotNegative
+    opacity: Annotated[float, Field(ge=0, le=1)]
+    output: str | None
+    paths: dict[str, str]
+
+
+class InitDatasetSettings(Settings):
+    """The top level of `scripts/init_dataset.py`."""
+
+    folder: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] | None
+    output: str | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    group_pattern: str | None
+    seed: NotNegative
+    processes: Positive | None
+    cache_dir: str
+    overwrite: bool
+    paths: dict[str, str]
+
+
 def checked(settings: type[SettingsT], values: dict[str, Any]) -> SettingsT:
     """`values` as `settings`. Raises ConfigError naming every key at fault, what was found and what is allowed."""
     try:

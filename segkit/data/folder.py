@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -83,7 +83,7 @@ class Folder(Source):
             raise DataError(f"{pair.mask}: {_size(mask.shape)}, but its image is {_size(image.shape)}")
         return Sample(image, mask, self.name(index))
 
-    def files(self, index: int) -> Sequence[Path]:
+    def paths(self, index: int) -> tuple[Path, Path]:
         return self.pairs[index]
 
     def check(self) -> None:

@@ -77,18 +77,29 @@ class Faults:
     """Faults collected by kind."""
 
     def __init__(self) -> None:
-        self.places: dict[str, list[str]] = {}
+        self._places: dict[str, list[str]] = {}
 
     def add(self, kind: str, place: str) -> None:
-        self.places.setdefault(kind, []).append(place)
+        self._places.setdefault(kind, []).append(place)
 
     def __len__(self) -> int:
-        return sum(len(places) for places in self.places.values())
+        return sum(len(places) for places in self._places.values())
+
+    def by_kind(self) -> dict[str, list[str]]:
+        """The places of each kind."""
+        return {kind: list(places) for kind, places in self._places.items()}
+
+    def __or__(self, other: Faults) -> Faults:
+        both = Faults()
+        for faults in (self, other):
+            for kind, places in faults.by_kind().items():
+                both._places.setdefault(kind, []).extend(places)
+        return both
 
     def report(self, headline: str) -> str:
         """All kinds, each with its number of places and the first `LIMIT` of them, wrapped at 80 columns."""
         lines = [headline]
-        for kind, places in self.places.items():
+        for kind, places in self._places.items():
             lines += textwrap.wrap(f"{len(places)} {kind}:", COLUMNS)
             lines += [f"  {place}" for place in places[:LIMIT]]
             if len(places) > LIMIT:

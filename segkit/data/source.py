@@ -86,10 +86,6 @@ class Source:
         """Sample number `index`, the same every time. Raises DataError naming a file that cannot be used."""
         raise NotImplementedError
 
-    def files(self, index: int) -> Sequence[Path]:
-        """The files that sample number `index` is read from; none where samples are made, not read."""
-        return ()
-
     def faults(self) -> Faults:
         """The offending files by kind."""
         return Faults()

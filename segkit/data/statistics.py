@@ -33,7 +33,7 @@ CHUNK = 8
 """Samples that one call to a process counts: large against the cost of the call, small against what a kill loses."""
 
 NOT_COUNTED = frozenset(
-    {"split", "mean", "std", "crop_size", "epochs", "cache_dir", "class_names", "colors", "in_channels"}
+    {"split", "mean", "std", "crop_size", "epochs", "cache_dir", "class_names", "on_error", "decoded_cache"}
 )
 """Fields of a source that change neither the pixels nor the ids that it reads."""
 
@@ -188,7 +188,7 @@ def _stamps(source: SampleSource) -> list[str]:
     stamps: list[str] = []
     for index in range(len(source)):
         base, place = leaf(source, index)
-        files = getattr(base, "files", lambda _: ())(place)
+        files = getattr(base, "paths", lambda _: None)(place)
         if files:
             stamps.append(" ".join(_status(path) for path in files))
         else:

@@ -66,10 +66,7 @@ class Pool(SampleSource):
     def faults(self) -> Faults:
         merged = Faults()
         for source in self.sources:
-            found: Faults = getattr(source, "faults", Faults)()
-            for kind, places in found.places.items():
-                for place in places:
-                    merged.add(kind, place)
+            merged = merged | faults_of(source)
         return merged
 
     def identity(self) -> Mapping[str, str]:
@@ -145,6 +142,18 @@ def pooled(make_source: MakeSource, splits: Sequence[Split]) -> Pool:
                 "(pool=[...] of scripts/make_splits.py) does without it"
             ) from None
     return Pool(sources)
+
+
+def faults_of(source: SampleSource) -> Faults:
+    """The faults of a source by kind; of one that does not sort them, what its check says."""
+    if hasattr(source, "faults"):
+        return source.faults()  # pyright: ignore[reportAttributeAccessIssue]
+    faults = Faults()
+    try:
+        source.check()
+    except DataError as error:
+        faults.add(str(error), getattr(source, "split", "data"))
+    return faults
 
 
 def leaf(source: SampleSource, index: int) -> tuple[SampleSource, int]:
