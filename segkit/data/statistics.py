@@ -271,7 +271,8 @@ def _load(file: Path | None) -> Mapping[str, SampleFacts]:
         for line in lines:
             try:
                 entry = json.loads(line)
-                known[str(entry.pop("name"))] = SampleFacts.model_validate(entry)
+                name = str(entry.pop("name"))
+                known[name] = SampleFacts.model_validate(entry)
             except (ValueError, ValidationError, KeyError, AttributeError):
                 continue
     return known

@@ -131,7 +131,8 @@ def _class_figure(report: Report) -> Figure:
     right.set_xlabel("images that hold the class, %")
     left.set_yticks(range(len(shown)), [name if len(name) <= 24 else f"{name[:23]}…" for name in shown], fontsize=8)
     left.invert_yaxis()
-    right.legend(*left.get_legend_handles_labels(), loc="lower right", fontsize=8)
+    handles, labels = left.get_legend_handles_labels()
+    right.legend(handles, labels, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     _plain(left, right)
     return figure
 
@@ -149,9 +150,9 @@ def _size_figure(report: Report) -> Figure:
             [s[0] for s in sizes], [s[1] for s in sizes], areas, facecolor="none", edgecolor=color, label=split
         )
     axes.set(xlabel="width, pixels", ylabel="height, pixels")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    for handle in axes.legend(fontsize=8).legend_handles:
+    axes.set_xlim(0, 1.1 * axes.get_xlim()[1])
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+    for handle in axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False).legend_handles:
         handle.set_sizes([40])  # pyright: ignore
     _plain(axes)
     return figure
