@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,13 @@ def inspect(sources: Mapping[str, SampleSource], cache_dir: Path | None, process
 
 def counted_with_progress(source: SampleSource, what: str, cache_dir: Path | None, processes: int | None) -> Counted:
     """`count` with a bar in the terminal."""
+    with bar_of(what, len(source)) as on_progress:
+        return count(source, cache_dir, processes=processes, on_progress=on_progress)
+
+
+@contextmanager
+def bar_of(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar in the terminal, and the function that moves it."""
     bar = Progress(
         TextColumn(f"{what}: reading"),
         BarColumn(),
@@ -130,15 +138,15 @@ def counted_with_progress(source: SampleSource, what: str, cache_dir: Path | Non
         transient=True,
         disable=not CONSOLE.is_terminal,
     )
-    task = bar.add_task(what, total=len(source))
+    task = bar.add_task(what, total=total)
 
-    def show_progress(done: int) -> None:
+    def show(done: int) -> None:
         # Only now: processes are forked before a thread draws the bar.
         bar.start()
         bar.update(task, completed=done)
 
     try:
-        return count(source, cache_dir, processes=processes, on_progress=show_progress)
+        yield show
     finally:
         bar.stop()
 

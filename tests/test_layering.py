@@ -11,7 +11,7 @@ PACKAGE = Path(segkit.__file__).parent
 PARTS = {"data", "models", "losses", "metrics", "optim", "predict", "tracking", "export", "sweep"}
 FOUNDATION = {"errors", "contracts", "config"}
 JOINERS = {"report", "record", "trained", "experiment", "evaluation", "prediction"}
-JOINERS |= {"computed_weights", "data_check", "data_setup", "split_making", "browsing", "multirun"}
+JOINERS |= {"computed_weights", "data_check", "data_setup", "config_files", "split_making", "browsing", "multirun"}
 
 ALLOWED = {
     "errors": set(),
