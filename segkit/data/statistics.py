@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from segkit.contracts import LabelSpace, Sample, SampleSource, UserError
 from segkit.data.views import leaf
@@ -271,9 +271,9 @@ def _load(file: Path | None) -> Mapping[str, SampleFacts]:
         for line in lines:
             try:
                 entry = json.loads(line)
-                name = str(entry.pop("name"))
+                name = entry.pop("name")
                 known[name] = SampleFacts.model_validate(entry)
-            except (ValueError, ValidationError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue
     return known
 
