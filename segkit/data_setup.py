@@ -237,7 +237,7 @@ def _require_free(name: str, output: Path, conf: Path, *, overwrite: bool) -> No
             raise UserError(f"{own} exists already; give another name=..., or overwrite=true")
         if (conf / group / f"{name}.yaml").exists() and conf.resolve() != output.resolve():
             raise UserError(f"name={name}: segkit has a {group} option of this name; give another name=...")
-        if own.exists() and "init_dataset" not in own.read_text(encoding="utf-8").partition("\n")[0]:
+        if own.exists() and "Written by init_dataset.py" not in own.read_text(encoding="utf-8"):
             raise UserError(f"{own} was not written by init_dataset.py; give another name=...")
 
 
