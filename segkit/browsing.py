@@ -30,7 +30,9 @@ def run(config: DictConfig, folder: Path) -> None:
     indices = np.unique(np.linspace(0, len(source) - 1, min(settings.samples, len(source))).round().astype(int))
     rows = [_row(source, transform, int(index), settings) for index in indices]
     sheet(rows, source.labels, path, opacity=settings.opacity)
-    log.info("%d samples of %s, each with %d augmented versions: %s", len(rows), settings.split, settings.variants, path)
+    log.info(
+        "%d samples of %s, each with %d augmented versions: %s", len(rows), settings.split, settings.variants, path
+    )
 
 
 def _row(source: SampleSource, transform: Any, index: int, settings: BrowseSettings) -> SheetRow:

@@ -49,7 +49,7 @@ def experiment_file(name: str, *, batch_size: int, class_weights: str | None, li
     weights = class_weights or "null"
     lines = [
         "# @package _global_",
-        f"# Written by init_dataset.py: trains on dataset={name}. Everything can be changed, here or on the command line.",
+        f"# Written by init_dataset.py: trains on dataset={name}. Change what you like.",
         "defaults:",
         f"  - override /dataset: {name}",
     ]

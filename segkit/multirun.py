@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 from rich.table import Table
-from rich.text import Text
 
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import RunFolder, write_json
@@ -58,7 +57,9 @@ class Job:
 
     @property
     def label(self) -> str:
-        return ", ".join(f"{key.removeprefix('split.')} {self.overrides[key]}" for key in REPEATS if key in self.overrides)
+        return ", ".join(
+            f"{key.removeprefix('split.')} {self.overrides[key]}" for key in REPEATS if key in self.overrides
+        )
 
 
 def spread(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
@@ -103,7 +104,9 @@ def jobs(folder: Path) -> list[Job]:
     for file in folder.glob("*/.hydra/overrides.yaml"):
         job = file.parent.parent
         try:
-            overrides = dict(line.lstrip("+").split("=", 1) for line in yaml.safe_load(file.read_text()) or [] if "=" in line)
+            overrides = dict(
+                line.lstrip("+").split("=", 1) for line in yaml.safe_load(file.read_text()) or [] if "=" in line
+            )
         except (OSError, ValueError, yaml.YAMLError):
             continue
         found.append(Job(job, overrides, _read_summary(job / "summary.json")))
@@ -196,7 +199,9 @@ def _record(record_folder: Path, sweep: Path, repeats: Sequence[Job]) -> None:
         done = sum(job.scores is not None for job in repeats)
         for kind in ("mean", "std", "min", "max"):
             # A later attempt in the same folder counts where more runs are done.
-            folder.record("eval", {"split": kind, "step": done, **{name: values[kind] for name, values in found.items()}})
+            folder.record(
+                "eval", {"split": kind, "step": done, **{name: values[kind] for name, values in found.items()}}
+            )
         for file in ("cross_validation.json", "runs.md"):
             folder.list_artifact(record_folder / file)
         ids = [str(job.summary["mlflow_run_id"]) for job in repeats if job.summary and job.summary.get("mlflow_run_id")]
@@ -211,7 +216,7 @@ def _record(record_folder: Path, sweep: Path, repeats: Sequence[Job]) -> None:
             first.destination,
             f"{first.name}: {_kind(repeats)} of {len(repeats)}",
             _shared([record.params for record in records]),
-            {key: value for key, value in _shared([record.tags for record in records]).items()} | tags,
+            _shared([record.tags for record in records]) | tags,
             started=min(record.started for record in records),
         )
         save_record(record_folder, replace(record, status=_status([repeats]), ended=time.time()))
@@ -221,6 +226,7 @@ def _record(record_folder: Path, sweep: Path, repeats: Sequence[Job]) -> None:
 
 
 def _deliver(folder: Path) -> None:
+    problem = None
     for attempt in range(ATTEMPTS):
         time.sleep(min(attempt, 1))
         try:
@@ -241,11 +247,10 @@ def _markdown(repeats: Sequence[Job]) -> str:
     done = [job for job in repeats if job.scores]
     found = spread([job.scores for job in done if job.scores])
     names = sorted(found, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    rows = [(job.label, job.scores or {}) for job in done]
+    rows += [(f"**{kind}**", {name: found[name][kind] for name in names}) for kind in ("mean", "std", "min", "max")]
     lines = [f"| run | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
-    for job in done:
-        lines.append(f"| {job.label} | {' | '.join(_digits((job.scores or {})[name]) for name in names)} |")
-    for kind in ("mean", "std", "min", "max"):
-        lines.append(f"| **{kind}** | {' | '.join(_digits(found[name][kind]) for name in names)} |")
+    lines += [f"| {label} | {' | '.join(_digits(scores[name]) for name in names)} |" for label, scores in rows]
     return "\n".join(lines) + "\n"
 
 

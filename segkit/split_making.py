@@ -79,9 +79,7 @@ def write_lists(lists: Mapping[str, Sequence[str]], folder: Path, made: Mapping[
 def show(lists: Mapping[str, Sequence[str]], counted: Counted) -> None:
     """Each class's share of the pixels of each list: a row of equal numbers is a class well dealt out."""
     places = {name: row for row, name in enumerate(counted.facts)}
-    pixels = {
-        part: counted.pixels[[places[name] for name in names]].sum(axis=0) for part, names in lists.items()
-    }
+    pixels = {part: counted.pixels[[places[name] for name in names]].sum(axis=0) for part, names in lists.items()}
     table = Table("class", box=None, pad_edge=False)
     for part in lists:
         table.add_column(part.replace("fold_", "fold "), justify="right")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ FILES = (
     "classes.txt class_names.txt labels.txt label_names.txt names.txt label_colors.txt labelmap.txt label_map.txt "
     "class_dict.csv classes.csv labels.csv classes.json class_names.json labels.json label_map.json dataset.json"
 ).split()
-NOT_A_CLASS = frozenset("void ignore ignored unlabeled unlabelled unlabeled_area unknown_area _ignore_ dontcare".split())
+NOT_A_CLASS = frozenset(
+    "void ignore ignored unlabeled unlabelled unlabeled_area unknown_area _ignore_ dontcare".split()
+)
 NESTED = ("classes", "labels", "names", "class_names", "categories", "label_map")
 HEADER = frozenset("name class label r g b red green blue id index color colour class_name label_name".split())
 
@@ -55,7 +56,7 @@ def _from_lines(text: str) -> list[NamedClass]:
     for line in text.splitlines():
         line = line.strip()
         words = [word for word in re.split(r"[,;:\t ]+", line) if word]
-        if not words or line.startswith("#") or {word.lower() for word in words} <= HEADER and len(words) > 1:
+        if not words or line.startswith("#") or (len(words) > 1 and {word.lower() for word in words} <= HEADER):
             continue
         numbers = [int(word) for word in words if re.fullmatch(r"\d{1,5}", word)]
         name = " ".join(word for word in words if not re.fullmatch(r"\d{1,5}", word))
@@ -101,6 +102,6 @@ def _from_item(item: Any) -> NamedClass | None:
 def _color(value: Any) -> Color | None:
     if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
         return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
-    if isinstance(value, Sequence) and len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+    if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in value):
         return value[0], value[1], value[2]
     return None

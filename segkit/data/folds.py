@@ -79,7 +79,9 @@ def _joined(groups: Sequence[str], contents: Sequence[str]) -> list[int]:
 def read_list(file: Path) -> list[str]:
     """The names in a list, one a line; empty lines do not count. Raises UserError."""
     try:
-        names = [line for line in file.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line.strip()]
+        names = [
+            line for line in file.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line.strip()
+        ]
     except OSError as error:
         raise UserError(f"{file}: no list of samples here ({error.strerror})") from None
     if not names:

@@ -77,8 +77,8 @@ def _values(
                 if len(values) > MOST_CLASSES:
                     threads.shutdown(wait=False, cancel_futures=True)
                     raise DataError(
-                        f"{path}: with this mask there are more than {MOST_CLASSES} values. Masks hold one value a class; "
-                        "these look like pictures, or were resized or compressed with loss"
+                        f"{path}: with this mask there are more than {MOST_CLASSES} values. Masks hold one value "
+                        "a class; these look like pictures, or were resized or compressed with loss"
                     )
             on_progress(number)
     return values, problems
@@ -108,9 +108,7 @@ def _from_colors(codes: Sequence[int], named: Sequence[NamedClass]) -> Labels:
         ignored = [entry.color for entry in listed.values() if entry.is_ignored and entry.color is not None]
         told = f"masks in {len(listed)} listed colours"
         colors = [entry.color for entry in classes if entry.color is not None]
-        return Labels(
-            [entry.name for entry in classes], colors, told, mask_format="colors", ignore_colors=ignored
-        )
+        return Labels([entry.name for entry in classes], colors, told, mask_format="colors", ignore_colors=ignored)
     names = _names(len(found), [entry for entry in named if not entry.is_ignored])
     return Labels(names, found, f"masks in {len(found)} colours", mask_format="colors")
 
@@ -122,7 +120,8 @@ def _from_ids(ids: Sequence[int], named: Sequence[NamedClass], colors: Sequence[
         )
     # The highest value a file can hold stands for what is not labelled, if the others are ids in a row.
     top = ids[-1] if ids[-1] in (255, 65535) and _in_a_row(ids[:-1]) else None
-    ignored = {top} - {None} | {entry.id for entry in named if entry.is_ignored and entry.id in ids}
+    void = {entry.id for entry in named if entry.is_ignored}
+    ignored = {value for value in ids if value == top or value in void}
     listed = [entry for entry in named if not entry.is_ignored]
     given = {entry.id: entry for entry in listed if entry.id is not None}
     raw = [value for value in ids if value not in ignored]
@@ -138,14 +137,17 @@ def _from_ids(ids: Sequence[int], named: Sequence[NamedClass], colors: Sequence[
     if len(raw) < 2:
         raise DataError(f"the masks hold {list(ids)} and no second class; there is nothing to learn")
     mapping: dict[int, int] | None = {value: index for index, value in enumerate(raw)}
-    mapping |= {value: 255 for value in ignored if value is not None}
+    mapping |= dict.fromkeys(ignored, 255)
     own = [given[value].color if value in given else None for value in raw]
     shown = [
         color or (colors[value] if value < len(colors) else palette(len(raw))[index])
         for index, (value, color) in enumerate(zip(raw, own, strict=True))
     ]
     told = f"masks of ids {_runs(raw)}" + (f", ignored: {', '.join(map(str, sorted(ignored)))}" if ignored else "")
-    if all(value == index for value, index in mapping.items()) or mapping == {**dict(enumerate(range(len(raw)))), 255: 255}:
+    if all(value == index for value, index in mapping.items()) or mapping == {
+        **dict(enumerate(range(len(raw)))),
+        255: 255,
+    }:
         mapping = None
     return Labels(names, shown if len(set(shown)) == len(shown) else palette(len(raw)), told, mapping=mapping)
 

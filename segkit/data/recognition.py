@@ -81,8 +81,8 @@ def recognise(root: Path) -> Layout:
     if not pairs:
         folders = sorted({posixpath.dirname(name) or "." for name in files})
         raise UserError(
-            f"folder={root}: no masks were recognised among {len(files)} images in {_listed(folders)}. Allowed: folders "
-            "named masks, labels, annotations or gt beside images, or masks named like their image with _mask, "
+            f"folder={root}: no masks were recognised among {len(files)} images in {_listed(folders)}. Allowed: "
+            "folders named masks, labels, annotations or gt beside images, or masks named like their image with _mask, "
             "_label or _gt at the end; or a table data.csv with the columns image and mask"
         )
     by_split: defaultdict[SplitName, list[Pair]] = defaultdict(list)

@@ -17,6 +17,7 @@ from segkit.data.views import MakeSource, Pool, Subset, pooled, shown
 
 log = logging.getLogger(__name__)
 
+
 class Splitting(Protocol):
     """What the config node `split` builds.
 

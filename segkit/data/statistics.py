@@ -142,7 +142,7 @@ def fingerprint(source: SampleSource) -> str:
         facts |= {name: getattr(base, name) for name in fields}
     if "root" in facts:
         facts["root"] = str(Path(facts["root"]).expanduser().absolute())
-    labels = base.labels
+    labels = source.labels
     facts |= {"labels": [labels.num_classes, labels.ignore_index, labels.multilabel]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -200,7 +200,7 @@ def _stamps(source: SampleSource) -> list[str]:
 
 def _status(path: Path) -> str:
     try:
-        status = os.stat(path)
+        status = path.stat()
     except OSError:
         return "missing"
     return f"{status.st_size}:{status.st_mtime_ns}"

@@ -31,7 +31,9 @@ class Pool(SampleSource):
         self.starts = np.cumsum([0, *(len(source) for source in sources)])
         names = Counter(self.name(index) for index in range(len(self)))
         if twice := [name for name, times in names.items() if times > 1]:
-            raise UserError(f"{shown(twice)}: in more than one split of the data set; a sample needs one name of its own")
+            raise UserError(
+                f"{shown(twice)}: in more than one split of the data set; a sample needs one name of its own"
+            )
 
     def __len__(self) -> int:
         return int(self.starts[-1])

@@ -102,7 +102,7 @@ def _weights(report: Report) -> str:
     weights: Mapping[str, Sequence[float]] = report["class_weights"]
     head = "".join(f"<th>{method}</th>" for method in weights)
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{values[index]:.4g}</td>' for values in weights.values())}</tr>"
+        f"<tr><td>{html.escape(name)}</td>{_cells([values[index] for values in weights.values()])}</tr>"
         for index, name in enumerate(report["classes"])
     )
     return (
@@ -110,6 +110,10 @@ def _weights(report: Report) -> str:
         f"<p>Weights that <code>loss.class_weights=METHOD</code> gives:</p>"
         f'<div class="scroll"><table><tr><th>class</th>{head}</tr>{rows}</table></div>'
     )
+
+
+def _cells(numbers: Sequence[float]) -> str:
+    return "".join(f"<td>{number:.4g}</td>" for number in numbers)
 
 
 def _class_figure(report: Report) -> Figure:

@@ -52,7 +52,8 @@ def test_one_heap_of_images_and_masks(tmp_path: Path, image: str, mask: str):
 @pytest.mark.parametrize(
     ("train", "val"),
     [
-        (("images/training/{}.jpg", "annotations/training/{}.png"), ("images/validation/{}.jpg", "annotations/validation/{}.png")),
+        (("images/training/{}.jpg", "annotations/training/{}.png"),
+         ("images/validation/{}.jpg", "annotations/validation/{}.png")),
         (("train/{}.png", "trainannot/{}.png"), ("val/{}.png", "valannot/{}.png")),
         (("train_images/{}.png", "train_masks/{}.png"), ("val_images/{}.png", "val_masks/{}.png")),
         (("train/{}.jpg", "train/{}_mask.png"), ("dev/{}.jpg", "dev/{}_mask.png")),
