@@ -17,6 +17,7 @@ class TrainState:
         step: optimizer steps done.
         images_seen: training images gone through the model.
         evaluated_step: the last step whose weights were evaluated; -1: none yet.
+        evaluations: how many evaluations there have been.
         best_score: the best monitored score so far, or None.
         best_step: the step it belongs to.
         evaluations_since_best: evaluations since the score last improved enough; early stopping counts these.
@@ -26,6 +27,7 @@ class TrainState:
     step: int = 0
     images_seen: int = 0
     evaluated_step: int = -1
+    evaluations: int = 0
     best_score: float | None = None
     best_step: int = -1
     evaluations_since_best: int = 0
@@ -45,6 +47,7 @@ class TrainState:
         `min_delta` only counts for early stopping: the best checkpoint is the best, however small the gain.
         """
         self.evaluated_step = self.step
+        self.evaluations += 1
         sign = 1.0 if mode == "max" else -1.0
         gain = math.inf if self.best_score is None else sign * (score - self.best_score)
         is_best = not math.isnan(score) and gain > 0
