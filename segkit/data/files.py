@@ -117,7 +117,6 @@ class Files(Source):
             raise DataError(faults.report(f"dataset.root={self.root}: files of the {self.split} split are at fault"))
 
     def faults(self) -> Faults:
-        """Everything that `check` objects to."""
         faults = self.pairs.faults | Faults()
         images, masks = self.inspected_images(), self.inspected_masks()
         self._status = (images.status, masks.status)
@@ -188,9 +187,10 @@ class Files(Source):
         """`keyed`, but for an UserError where no image is found."""
         found = self.keyed(*folders, ending=ending)
         if not found.names:
+            folder = self.require(*(self.base / folder for folder in folders))
             named = f" with names that end with {ending}" if ending else ""
             raise UserError(
-                f"dataset.root={self.root}: no images in {self.base / folders[0]}{named}; "
+                f"dataset.root={self.root}: no images in {folder}{named}; "
                 f"looked for {', '.join(sorted(SUFFIXES))}, upper case too"
             )
         return found

@@ -281,8 +281,11 @@ def _stack(samples: list[Sample]) -> Batch:
     if any(image.dtype != np.uint8 for image in images):
         # A data set of 8-bit and deeper images; float images are in 0..1.
         images = [image / np.float32(255) if image.dtype == np.uint8 else image for image in images]
+    masks = np.stack([sample.mask for sample in samples])
+    if masks.ndim == 4:  # multi-label: one channel a class
+        masks = masks.transpose(0, 3, 1, 2).copy()
     return Batch(
         torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()),
-        torch.from_numpy(np.stack([sample.mask for sample in samples])),
+        torch.from_numpy(masks),
         tuple(sample.id for sample in samples),
     )

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 # Albumentations asks the network for a newer version on import unless told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -41,17 +42,20 @@ class AlbumentationsTransform:
     def __call__(self, sample: Sample, seed: int) -> Sample:
         # OpenCV does not warp int32; float32 holds the ids exactly, and masks are never interpolated.
         mask = sample.mask if sample.mask.dtype == np.uint8 else sample.mask.astype(np.float32)
+        # One by one, since OpenCV fills with `fill_mask` in the first channel alone.
+        masks: dict[str, Any] = {"mask": mask} if mask.ndim == 2 else {"masks": np.moveaxis(mask, -1, 0).copy()}
         with _seeded(seed):
             self.compose.set_random_seed(seed)
-            augmented = self.compose(image=sample.image, mask=mask)
+            augmented = self.compose(image=sample.image, **masks)
         image = np.ascontiguousarray(augmented["image"])
-        mask = np.ascontiguousarray(augmented["mask"]).astype(sample.mask.dtype, copy=False)
+        mask = augmented["mask"] if "mask" in masks else np.moveaxis(np.asarray(augmented["masks"]), 0, -1)
+        mask = np.ascontiguousarray(mask).astype(sample.mask.dtype, copy=False)
         if self.size is not None and image.shape[:2] != self.size:
             raise UserError(
                 f"transform.steps made {image.shape[0]}x{image.shape[1]} pixels of {sample.id}, but "
                 f"transform.size is {self.size[0]}x{self.size[1]}; let a step crop or resize to it"
             )
-        if image.shape[:2] != mask.shape or image.dtype != sample.image.dtype:
+        if image.shape[:2] != mask.shape[:2] or image.dtype != sample.image.dtype:
             raise UserError(
                 f"transform.steps made a {image.dtype} image {image.shape} and a mask {mask.shape} of "
                 f"{sample.id}; allowed: a {sample.image.dtype} image (H, W, C) and a mask (H, W)"
