@@ -51,7 +51,7 @@ class AlbumentationsTransform:
                 f"transform.steps made {image.shape[0]}x{image.shape[1]} pixels of {sample.id}, but "
                 f"transform.size is {self.size[0]}x{self.size[1]}; let a step crop or resize to it"
             )
-        if image.shape[:2] != mask.shape or image.dtype != sample.image.dtype:
+        if image.shape[:2] != mask.shape[:2] or image.dtype != sample.image.dtype:
             raise UserError(
                 f"transform.steps made a {image.dtype} image {image.shape} and a mask {mask.shape} of "
                 f"{sample.id}; allowed: a {sample.image.dtype} image (H, W, C) and a mask (H, W)"
