@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: subclasses in other modules inherit the annotations as they are.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -75,6 +76,10 @@ class Source:
     def name(self, index: int) -> str:
         """The id of sample number `index`, without reading it."""
         raise NotImplementedError
+
+    def paths(self, index: int) -> tuple[Path, Path] | None:
+        """The files of image and mask number `index`, unread; None where samples do not come from files."""
+        return None
 
     def read(self, index: int) -> Sample:
         """Sample number `index`, the same every time. Raises DataError naming a file that cannot be used."""
