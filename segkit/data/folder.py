@@ -75,6 +75,9 @@ class Folder(Source):
     def name(self, index: int) -> str:
         return self._name(self.pairs[index].image)
 
+    def paths(self, index: int) -> tuple[Path, Path] | None:
+        return self.pairs[index]
+
     def read(self, index: int) -> Sample:
         pair = self.pairs[index]
         image = self._read(read_image, pair.image)

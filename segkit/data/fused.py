@@ -65,14 +65,12 @@ class FusedTransform:
         random = np.random.default_rng(seed)
         turns = int(random.integers(4)) if random.random() < self.rotate90 else 0
         flips = random.random() < self.vertical_flip, random.random() < self.horizontal_flip
-        size = self.size[::-1] if turns % 2 else self.size
+        height, width = self.size
+        size = (width, height) if turns % 2 else self.size
         window = self.window(sample.mask, size, self.ignore_index, random)
         image = cut_image(sample.image, window, size, flips)
         mask = cut_mask(sample.mask, window, size, flips, self.ignore_index)
-        if turns:
-            image = cv2.rotate(image, TURNS[turns]).reshape(*self.size, -1)
-            mask = np.ascontiguousarray(np.rot90(mask, turns))
-        crop = Sample(image, mask, sample.id)
+        crop = Sample(_turned(image, turns), _turned(mask, turns), sample.id)
         for step in self.steps:
             crop = step(crop, random)
         return crop
@@ -88,11 +86,17 @@ def cut_image(
         shrinks = max(rows.length / rows.extent, columns.length / columns.extent)
         # Areas take eight times as long, and up to 2 differ little: there bilinear weighs in every pixel as well.
         interpolation = cv2.INTER_AREA if shrinks > 2 else cv2.INTER_LINEAR
-        part = cv2.resize(part, (columns.extent, rows.extent), interpolation=interpolation)
-        part = part.reshape(rows.extent, columns.extent, image.shape[2])
+        # OpenCV averages over areas in up to four channels at once.
+        parts = [
+            cv2.resize(part[..., first : first + 4], (columns.extent, rows.extent), interpolation=interpolation)
+            for first in range(0, image.shape[2], 4)
+        ]
+        part = np.dstack(parts) if len(parts) > 1 else parts[0].reshape(rows.extent, columns.extent, -1)
     code = {(True, True): -1, (True, False): 0, (False, True): 1}.get(flips)
     if code is not None:
         part = cv2.flip(part, code).reshape(part.shape)
+    elif np.may_share_memory(part, image):
+        part = part.copy()
     return _padded(part, window, size, flips, 0)
 
 
@@ -108,15 +112,26 @@ def cut_mask(
     for number, (axis, flip) in enumerate(zip(window, flips, strict=True)):
         if flip or axis.extent != axis.length:
             part = part.take(axis.sources()[::-1] if flip else axis.sources(), axis=number)
+    if np.may_share_memory(part, mask):
+        part = part.copy()
     return _padded(part, window, size, flips, ignore_index)
+
+
+def _turned(array: NDArray[Any], turns: int) -> NDArray[Any]:
+    """`array` turned to the left by so many quarters."""
+    if not turns:
+        return array
+    if array.ndim == 3 and array.shape[2] == 3:  # ten times as fast as NumPy
+        return cv2.rotate(array, TURNS[turns])
+    return np.ascontiguousarray(np.rot90(array, turns))
 
 
 def _padded(
     part: NDArray[Any], window: Window, size: tuple[int, int], flips: tuple[bool, bool], fill: int
 ) -> NDArray[Any]:
-    """`part` at its place in a crop of `size` that is `fill` around it; of its own memory in any case."""
+    """`part` at its place in a crop of `size` that is `fill` around it."""
     if part.shape[:2] == size:
-        return part if part.flags.owndata and part.flags.c_contiguous else part.copy()
+        return part
     crop = np.full((*size, *part.shape[2:]), fill, part.dtype)
     (top, left) = (
         edge - axis.offset - axis.extent if flip else axis.offset

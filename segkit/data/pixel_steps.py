@@ -66,7 +66,7 @@ class ColorJitter(PixelStep):
 
 
 class PhotometricDistortion(PixelStep):
-    """Brightness, contrast, saturation and hue, each for half of the samples (`PhotoMetricDistortion` of mmsegmentation).
+    """Brightness, contrast, saturation and hue, each for half of the samples, as in mmsegmentation.
 
     Contrast comes first or last, evenly; it scales around 0, and saturation is that of HSV.
 
@@ -145,7 +145,8 @@ class GaussianNoise(PixelStep):
             # Three times as fast as NumPy's; its generator is seeded for each image, so nothing is carried over.
             noise = np.empty(image.shape, np.int16)
             cv2.setRNGSeed(int(random.integers(2**31)))
-            cv2.randn(noise, 0, 255 * std)
+            # As one channel: OpenCV wants a deviation for each.
+            cv2.randn(noise.reshape(len(noise), -1), np.zeros(1), np.full(1, 255 * std))
             return cv2.add(image, noise, dtype=cv2.CV_8U).reshape(image.shape)
         return np.clip(image + np.float32(std) * random.standard_normal(image.shape, np.float32), 0, 1)
 

@@ -34,6 +34,10 @@ class Source:
         crop_size: edge of a training sample in pixels, or (height, width).
         epochs: how many passes over the training split a run makes unless told otherwise.
         multilabel: masks have one channel a class, as `LabelSpace` says.
+        on_error: what a file that cannot be used does in mid-run: `raise` ends the run and names it, `skip` goes on
+            with another sample in its place, logged and counted.
+        decoded_cache: where decoded training samples are kept, uncompressed: nowhere (`off`), on `disk` below
+            `cache_dir`, or in memory (`ram`) for the length of the run.
     """
 
     split: Split
@@ -47,6 +51,8 @@ class Source:
     crop_size: int | Sequence[int] = 256
     epochs: int = 30
     multilabel: bool = False
+    on_error: Literal["raise", "skip"] = "raise"
+    decoded_cache: Literal["off", "disk", "ram"] = "off"
     labels: LabelSpace = field(init=False)
 
     def __post_init__(self) -> None:

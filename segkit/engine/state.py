@@ -16,6 +16,7 @@ class TrainState:
     Attributes:
         step: optimizer steps done.
         images_seen: training images gone through the model.
+        samples_skipped: of those, how many stood in for a sample whose file could not be used.
         evaluated_step: the last step whose weights were evaluated; -1: none yet.
         best_score: the best monitored score so far, or None.
         best_step: the step it belongs to.
@@ -25,6 +26,7 @@ class TrainState:
 
     step: int = 0
     images_seen: int = 0
+    samples_skipped: int = 0
     evaluated_step: int = -1
     best_score: float | None = None
     best_step: int = -1
