@@ -107,7 +107,7 @@ def composed_transform(name: str, crop: int) -> Any:
     return instantiate.build(values["transform"], "transform")
 
 
-def ours(root: Path, crop: int, transform: str, cache: str) -> Iterator[Any]:
+def ours(root: Path, crop: int, transform: str, cache: str | None) -> Iterator[Any]:
     source = Folder(
         split="train", root=str(root), num_classes=NUM_CLASSES, decoded_cache=cache, cache_dir=str(root / "cache")
     )
@@ -163,12 +163,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             draw_folder(root, options.images, height, width, suffix)
-            make: Callable[[str], Iterator[Any]] = lambda cache: ours(root, crop, options.transform, cache)  # noqa: B023, E731
+            make: Callable[[str | None], Iterator[Any]] = lambda cache: ours(root, crop, options.transform, cache)  # noqa: B023, E731
             speeds = measured(
                 {
                     "reference": reference(root, crop),
-                    "segkit": make("off"),
-                    "segkit, normalised here": normalised(make("off")),
+                    "segkit": make(None),
+                    "segkit, normalised here": normalised(make(None)),
                     "segkit, decoded_cache=disk": make("disk"),
                     "segkit, decoded_cache=ram": make("ram"),
                     "segkit, ram, normalised here": normalised(make("ram")),

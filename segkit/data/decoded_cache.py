@@ -204,8 +204,8 @@ class MemoryStore:
 
 def with_decoded_cache(source: SampleSource) -> SampleSource:
     """`source` behind the cache that its `decoded_cache` asks for. Raises UserError if there is no place for one."""
-    kind = getattr(source, "decoded_cache", "off")
-    if kind == "off" or not isinstance(source, Source) or not len(source) or source.paths(0) is None:
+    kind = getattr(source, "decoded_cache", None)
+    if kind is None or not isinstance(source, Source) or not len(source) or source.paths(0) is None:
         return source
     if kind == "ram":
         return DecodedCache(source, MemoryStore(len(source)))

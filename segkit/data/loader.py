@@ -25,6 +25,7 @@ from segkit.contracts import (
     Transform,
     UserError,
 )
+from segkit.data.augmentation import augmented
 
 OnError = Literal["raise", "skip"]
 REPLACEMENTS = 100  # tried for a sample that cannot be used, before giving up
@@ -219,9 +220,7 @@ class _AugmentedSamples(Dataset[_Item]):
     def _augmented(self, epoch: int, index: int) -> Sample:
         # 0 in the last place is the order of the epoch.
         seed = int(np.random.SeedSequence([self.seed, epoch, 1 + index]).generate_state(1)[0])
-        if isinstance(self.transform, ReadingTransform):
-            return self.transform.read(self.source, index, seed)
-        return self.transform(self.source.read(index), seed)
+        return augmented(self.transform, self.source, index, seed)
 
     def _replacement(self, epoch: int, index: int) -> Sample | None:
         """The first sample that can be used of those drawn for the place of (epoch, index)."""

@@ -36,8 +36,8 @@ class Source:
         multilabel: masks have one channel a class, as `LabelSpace` says.
         on_error: what a file that cannot be used does in mid-run: `raise` ends the run and names it, `skip` goes on
             with another sample in its place, logged and counted.
-        decoded_cache: where decoded training samples are kept, uncompressed: nowhere (`off`), on `disk` below
-            `cache_dir`, or in memory (`ram`) for the length of the run.
+        decoded_cache: where decoded training samples are kept, uncompressed: on `disk` below
+            `cache_dir`, in memory (`ram`) for the length of the run, or not at all.
     """
 
     split: Split
@@ -52,7 +52,7 @@ class Source:
     epochs: int = 30
     multilabel: bool = False
     on_error: Literal["raise", "skip"] = "raise"
-    decoded_cache: Literal["off", "disk", "ram"] = "off"
+    decoded_cache: Literal["disk", "ram"] | None = None
     labels: LabelSpace = field(init=False)
 
     def __post_init__(self) -> None:

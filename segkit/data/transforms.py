@@ -41,11 +41,14 @@ class AlbumentationsTransform:
     def __call__(self, sample: Sample, seed: int) -> Sample:
         # OpenCV does not warp int32; float32 holds the ids exactly, and masks are never interpolated.
         mask = sample.mask if sample.mask.dtype == np.uint8 else sample.mask.astype(np.float32)
+        # One by one, since OpenCV fills with `fill_mask` in the first channel alone.
+        masks = {"mask": mask} if mask.ndim == 2 else {"masks": np.moveaxis(mask, -1, 0).copy()}
         with _seeded(seed):
             self.compose.set_random_seed(seed)
-            augmented = self.compose(image=sample.image, mask=mask)
+            augmented = self.compose(image=sample.image, **masks)
         image = np.ascontiguousarray(augmented["image"])
-        mask = np.ascontiguousarray(augmented["mask"]).astype(sample.mask.dtype, copy=False)
+        mask = augmented["mask"] if "mask" in masks else np.moveaxis(np.asarray(augmented["masks"]), 0, -1)
+        mask = np.ascontiguousarray(mask).astype(sample.mask.dtype, copy=False)
         if self.size is not None and image.shape[:2] != self.size:
             raise UserError(
                 f"transform.steps made {image.shape[0]}x{image.shape[1]} pixels of {sample.id}, but "
