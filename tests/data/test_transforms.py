@@ -165,6 +165,16 @@ def test_global_generators_serve_users_steps_and_stay_as_they_were() -> None:
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
+def test_steps_draw_independently() -> None:
+    """Albumentations' own `set_random_seed` starts all steps alike: both flips, or neither."""
+    steps = [albumentations.HorizontalFlip(p=0.5), albumentations.VerticalFlip(p=0.5)]
+    transform = AlbumentationsTransform(steps, None)
+    image = np.arange(4, dtype=np.uint8).reshape(2, 2, 1).repeat(3, axis=2)
+    corners = [int(transform(Sample(image, image[..., 0], "corners"), seed).image[0, 0, 0]) for seed in range(400)]
+    # Each of the four corners of the image comes to the upper left in a quarter of the samples: 100 +- 35.
+    assert all(65 <= corners.count(corner) <= 135 for corner in range(4))
+
+
 def test_a_wrong_size_names_the_key() -> None:
     transform = AlbumentationsTransform([albumentations.HorizontalFlip()], 32)
     with pytest.raises(UserError, match=r"made 8x9 pixels of 8x9, but transform\.size is 32x32"):
