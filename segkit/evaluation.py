@@ -83,7 +83,7 @@ def _show(evaluation: Evaluation, trained: TrainedRun) -> None:
     table = Table("class", box=None, pad_edge=False)
     for title in ("IoU", "Dice", "accuracy", "pixels"):
         table.add_column(title, justify="right")
-    columns = report.per_class(evaluation.confusion)
+    columns = report.per_class(evaluation.confusion, trained.labels)
     for index, name in enumerate(trained.labels.names):
         numbers = [columns[title][index] for title in ("IoU", "Dice", "accuracy")]
         shown = ["-" if number != number else f"{number:.4f}" for number in numbers]

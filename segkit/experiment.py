@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
 from segkit import record, report
 from segkit.config import instantiate
@@ -30,9 +30,8 @@ from segkit.engine.run_folder import RunFolder
 from segkit.engine.strategy.base import SingleDevice
 from segkit.engine.trainer import Learning, Recording, Trainer, total_steps
 from segkit.errors import DataError, Interrupted, UserError
-from segkit.metrics.confusion import ConfusionMatrix
+from segkit.metrics.judging import judging
 from segkit.metrics.listed import ListedMetric
-from segkit.metrics.scores import scores
 
 log = logging.getLogger(__name__)
 
@@ -162,9 +161,7 @@ def build_evaluator(
     labels = source.labels
     listed = {name: checked(MetricSettings, metric) for name, metric in values["metrics"].items()}
 
-    def built_in_scores(matrix: Tensor) -> dict[str, float]:
-        return scores(matrix).named(labels.names)
-
+    judged = judging(labels)
     return Evaluator(
         EvaluationLoader(
             source,
@@ -175,13 +172,14 @@ def build_evaluator(
             pin_memory=device.type == "cuda",
         ),
         make_predictor or instantiate.build(values["predictor"], "predictor", supplied=SUPPLIED["predictor"]),
-        ConfusionMatrix(labels.num_classes, labels.ignore_index).to(device),
-        built_in_scores,
+        judged.decide,
+        judged.counts().to(device),
+        judged.named_scores(labels),
         {
             name: ListedMetric(
                 instantiate.build(metric.metric, f"metrics.{name}.metric"),
                 name=name,
-                ignore_index=labels.ignore_index,
+                labels=labels,
                 input=metric.input,
             )
             for name, metric in listed.items()
@@ -209,7 +207,7 @@ def _num_workers(options: TrainerSettings, device: torch.device) -> int:
 def _check_monitor(options: TrainerSettings, labels: LabelSpace, settings: RootSettings) -> None:
     """Raise UserError, before the first step, if nothing that evaluations give has the monitored name."""
     monitor = options.checkpoint.monitor
-    names = list(scores(torch.zeros(labels.num_classes, labels.num_classes)).named(labels.names))
+    names = judging(labels).score_names(labels)
     names += [name for name, metric in settings.metrics.items() if "val" in metric.splits]
     names += ["loss"] if options.evaluate.loss else []
     # Parts of the loss and single numbers of a listed metric are named below their whole.

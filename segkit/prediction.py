@@ -1,14 +1,15 @@
-"""`scripts/predict.py`: id masks and colour overlays of images, at their own size."""
+"""`scripts/predict.py`: masks and colour overlays of images, at their own size."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
@@ -25,7 +26,11 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> None:
-    """Predict every image of the input and write `ids/` and `overlays/` below the output folder."""
+    """Predict every image of the input and write `ids/` and `overlays/` below the output folder.
+
+    A multi-label model's masks go to `layers/` instead, as TIFF with one channel a class of 0 and 1, which data
+    sets with `multilabel: true` read.
+    """
     settings = checked(PredictScriptSettings, instantiate.plain(config))
     source, output = Path(settings.input), Path(settings.output)
     # The cheap mistakes first, before a model is loaded.
@@ -44,11 +49,15 @@ def run(config: DictConfig) -> None:
         console=CONSOLE,
         disable=not CONSOLE.is_terminal,
     ):
-        image = _read(path)
-        ids_HW = model.predict(image)
-        _write(output / "ids" / name, ids_HW if ids_HW.dtype == np.uint8 else ids_HW.astype(np.uint16))
-        _write(output / "overlays" / name, overlay(image, ids_HW, model.labels, settings.overlay_opacity))
-    log.info("%d images: %s and %s", len(images), output / "ids", output / "overlays")
+        image = _read(path, model.in_channels)
+        mask = model.predict(image)
+        if model.labels.multilabel:
+            _write(output / "layers" / name.with_suffix(".tif"), _save_layers, mask)
+        else:
+            _write(output / "ids" / name, _save_png, mask if mask.dtype == np.uint8 else mask.astype(np.uint16))
+        _write(output / "overlays" / name, _save_png, overlay(image, mask, model.labels, settings.overlay_opacity))
+    masks = output / ("layers" if model.labels.multilabel else "ids")
+    log.info("%d images: %s and %s", len(images), masks, output / "overlays")
 
 
 def find_images(source: Path) -> dict[Path, Path]:
@@ -74,23 +83,39 @@ def output_names(images: dict[Path, Path]) -> Iterator[Path]:
         yield path.with_suffix(".png") if alone else path.with_name(path.name + ".png")
 
 
-def overlay(image: NDArray[Any], ids_HW: NDArray[Any], labels: LabelSpace, opacity: float) -> NDArray[np.uint8]:
-    """The classes' colours over `image` (H, W, C) uint8 or float 0..1, as (H, W, 3) uint8; opacity in 0..1."""
+def overlay(image: NDArray[Any], mask: NDArray[Any], labels: LabelSpace, opacity: float) -> NDArray[np.uint8]:
+    """The classes' colours over `image` (H, W, C) uint8 or float 0..1, as (H, W, 3) uint8; opacity in 0..1.
+
+    `mask` are ids (H, W), or layers (H, W, K): several classes show the mean of their colours, none the image.
+    """
     shown = image.astype(np.float32) * (1.0 if image.dtype == np.uint8 else 255.0)
     shown = shown[..., :3] if shown.shape[-1] >= 3 else np.repeat(shown[..., :1], 3, axis=-1)
-    colors = np.array(labels.colors, dtype=np.float32)[ids_HW]
-    return (shown * (1 - opacity) + colors * opacity).round().clip(0, 255).astype(np.uint8)
+    palette = np.array(labels.colors, dtype=np.float32)
+    if mask.ndim == 2:
+        colors, opacities = palette[mask], np.float32(opacity)
+    else:
+        number = mask.sum(axis=-1, dtype=np.float32)[..., None]
+        colors, opacities = mask.astype(np.float32) @ palette / number.clip(min=1), opacity * (number > 0)
+    return (shown * (1 - opacities) + colors * opacities).round().clip(0, 255).astype(np.uint8)
 
 
-def _read(path: Path) -> NDArray[Any]:
+def _read(path: Path, in_channels: int) -> NDArray[Any]:
     try:
-        return read_image(path)
+        return read_image(path, in_channels)
     except UnusableError as error:
         raise DataError(f"{path}: {error}") from None
 
 
-def _write(path: Path, pixels: NDArray[Any]) -> None:
+def _write(path: Path, save: Callable[[Path, NDArray[Any]], None], pixels: NDArray[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    Image.fromarray(pixels).save(temporary, format="png")
+    save(temporary, pixels)
     temporary.replace(path)
+
+
+def _save_png(path: Path, pixels: NDArray[Any]) -> None:
+    Image.fromarray(pixels).save(path, format="png")
+
+
+def _save_layers(path: Path, layers_HWK: NDArray[Any]) -> None:
+    tifffile.imwrite(path, layers_HWK, photometric="minisblack", planarconfig="contig", compression="zlib")

@@ -54,7 +54,7 @@ def draw(confusion: NDArray[np.int64], samples: Sequence[PanelSample], labels: L
     """Confusion matrix, per-class table and panels in the folder `target`; the files written."""
     figures.confusion_figure(confusion, labels.names, target / "confusion_matrix.png")
     files = [target / name for name in ("confusion_matrix.png", "per_class.csv", "per_class.md")]
-    figures.per_class_table(per_class(confusion), labels.names, csv_path=files[1], markdown_path=files[2])
+    figures.per_class_table(per_class(confusion, labels), labels.names, csv_path=files[1], markdown_path=files[2])
     if samples:
         rows = [panels.PanelRow(s.image, s.truth, s.predicted, s.id) for s in samples]
         panels.panel(rows, labels, target / "panels.png")
@@ -62,16 +62,16 @@ def draw(confusion: NDArray[np.int64], samples: Sequence[PanelSample], labels: L
     return files
 
 
-def per_class(confusion: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
+def per_class(confusion: NDArray[np.int64], labels: LabelSpace) -> Mapping[str, NDArray[Any]]:
     """IoU, Dice, accuracy (recall) and number of true pixels of each class; NaN where undefined."""
     from torch import from_numpy
 
-    from segkit.metrics.scores import scores
+    from segkit.metrics.judging import judging
 
-    found = scores(from_numpy(confusion))
+    found = judging(labels).scores(from_numpy(confusion))
     return {
         "IoU": np.array(found.iou),
         "Dice": np.array(found.dice),
         "accuracy": np.array(found.accuracy),
-        "pixels": confusion.sum(axis=1),
+        "pixels": np.array(found.pixels),
     }

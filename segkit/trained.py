@@ -19,6 +19,7 @@ from segkit.contracts import LabelSpace, Prediction, Predictor, resize_logits
 from segkit.engine import checkpoint
 from segkit.engine.strategy.base import Precision, SingleDevice
 from segkit.errors import UserError
+from segkit.metrics.judging import judging
 
 
 class TrainedModel(nn.Module):
@@ -27,10 +28,13 @@ class TrainedModel(nn.Module):
     `predict(image)` is the one-image way; called like a module it takes and gives what a Predictor does.
     """
 
-    def __init__(self, model: nn.Module, predictor: Predictor, strategy: SingleDevice, labels: LabelSpace):
+    def __init__(
+        self, model: nn.Module, predictor: Predictor, strategy: SingleDevice, labels: LabelSpace, in_channels: int = 3
+    ):
         super().__init__()
         self.model = model
         self.labels = labels
+        self.in_channels = in_channels
         self._predictor = predictor
         self._strategy = strategy
 
@@ -41,11 +45,16 @@ class TrainedModel(nn.Module):
             return self._predictor(images.to(self._strategy.device))
 
     def predict(self, image: NDArray[Any]) -> NDArray[Any]:
-        """Class ids (H, W), uint8 (int32 beyond 256 classes), of one image (H, W, C) at its own size."""
+        """Class ids (H, W), uint8 (int32 beyond 256 classes), of one image (H, W, C) at its own size.
+
+        A multi-label model gives (H, W, K) uint8: 1 where a class is, 0 where it is not.
+        """
         images = torch.from_numpy(np.ascontiguousarray(image).transpose(2, 0, 1)[None].copy())
         logits = resize_logits(self(images).logits, image.shape[:2])
-        ids_HW = logits.argmax(dim=1)[0]
-        return ids_HW.to("cpu", torch.uint8 if logits.shape[1] <= 256 else torch.int32).numpy()
+        labels = judging(self.labels).decide(logits)[0]
+        if labels.ndim == 3:
+            labels = labels.movedim(0, -1)
+        return labels.to("cpu", torch.uint8 if logits.shape[1] <= 256 else torch.int32).contiguous().numpy()
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,8 @@ def as_trained_model(
         make_predictor = run.build("predictor", supplied=["model"])
     else:
         make_predictor = instantiate.build(predictor, "predictor", supplied=["model"])
-    return TrainedModel(model, make_predictor(model), strategy, run.labels)
+    in_channels = int(run.config["dataset"].get("in_channels", 3))
+    return TrainedModel(model, make_predictor(model), strategy, run.labels, in_channels)
 
 
 def _forget_pretrained_weights(node: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,6 +42,7 @@ from segkit.data.decoded_cache import with_decoded_cache  # noqa: E402
 from segkit.data.folder import Folder  # noqa: E402
 from segkit.data.loader import TrainLoader  # noqa: E402
 
+Cache = Literal["disk", "ram"] | None
 NUM_CLASSES = 19
 BATCH_SIZE = 4
 CASES = [
@@ -76,7 +77,7 @@ class Reference(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image = cv2.cvtColor(cv2.imread(str(self.images[index]), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        image = cv2.imread(str(self.images[index]), cv2.IMREAD_COLOR_RGB)
         mask = cv2.imread(str(self.masks[index]), cv2.IMREAD_GRAYSCALE)
         sample = self.transform(image=image, mask=mask)
         return sample["image"], sample["mask"].long()
@@ -107,7 +108,7 @@ def composed_transform(name: str, crop: int) -> Any:
     return instantiate.build(values["transform"], "transform")
 
 
-def ours(root: Path, crop: int, transform: str, cache: str | None) -> Iterator[Any]:
+def ours(root: Path, crop: int, transform: str, cache: Cache) -> Iterator[Any]:
     source = Folder(
         split="train", root=str(root), num_classes=NUM_CLASSES, decoded_cache=cache, cache_dir=str(root / "cache")
     )
@@ -163,7 +164,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             draw_folder(root, options.images, height, width, suffix)
-            make: Callable[[str | None], Iterator[Any]] = lambda cache: ours(root, crop, options.transform, cache)  # noqa: B023, E731
+            make: Callable[[Cache], Iterator[Any]] = lambda cache: ours(root, crop, options.transform, cache)  # noqa: B023, E731
             speeds = measured(
                 {
                     "reference": reference(root, crop),

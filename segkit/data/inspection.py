@@ -6,71 +6,103 @@ import contextlib
 import os
 import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from numpy.typing import NDArray
 
-from segkit.data.reading import UnusableError, read_image, read_mask
+from segkit.data.file_list import MISSING, FileList
+from segkit.data.reading import UnusableError
 
 LIMIT = 20
 COLUMNS = 80
 
 
-@dataclass(frozen=True)
-class Facts:
-    """A sound file: its size on disk and time of change, (height, width), and the raw ids of a mask."""
+class Facts(NamedTuple):
+    """What is kept of a sound file: (height, width), and the raw ids of a mask in ascending order."""
 
-    bytes: int
-    changed_ns: int
     shape: tuple[int, int]
     ids: tuple[int, ...] = ()
 
 
-FACTS_BY_PATH = TypeAdapter(dict[str, Facts])
+@dataclass(frozen=True)
+class Inspection:
+    """Facts of N files, as arrays: for a million files, objects would take seconds and gigabytes.
+
+    Attributes:
+        status: (N, 2) int64, size on disk and time of change when the facts were found.
+        sizes: (N, 2) int32, height and width; 0 where the file cannot be used.
+        ids: the raw ids of all masks, one mask after the other.
+        starts: (N + 1) int64, where the ids of each mask begin in `ids`.
+        problems: why files cannot be used, by their number.
+    """
+
+    status: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    ids: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    problems: dict[int, UnusableError]
+
+    def facts(self, index: int) -> Facts | None:
+        """Those of file number `index`; None if it cannot be used."""
+        height, width = self.sizes[index].tolist()
+        if index in self.problems:
+            return None
+        return Facts((height, width), tuple(self.ids[self.starts[index] : self.starts[index + 1]].tolist()))
 
 
-def inspect_image(path: Path) -> Facts:
-    """Facts of an image. Raises UnusableError."""
-    height, width = read_image(path).shape[:2]
-    return _facts(path, (height, width))
-
-
-def inspect_mask(path: Path) -> Facts:
-    """Facts of a mask. Raises UnusableError."""
-    raw = read_mask(path)
+def facts_of_mask(raw: NDArray[Any]) -> Facts:
+    """Facts of a mask (H, W) or (H, W, K) of raw ids in 0..65535."""
     ids = np.flatnonzero(np.bincount(raw.ravel()))
-    return _facts(path, (raw.shape[0], raw.shape[1]), tuple(ids.tolist()))
+    return Facts((raw.shape[0], raw.shape[1]), tuple(ids.tolist()))
 
 
-def inspected(
-    paths: Sequence[Path], inspect: Callable[[Path], Facts], cache_file: Path | None
-) -> tuple[dict[Path, Facts], dict[Path, str]]:
-    """Facts of the sound files and the problems of the others, by path.
+def inspected(files: FileList, inspect: Callable[[Path], Facts], cache_file: Path | None) -> Inspection:
+    """Facts of the sound files and the problems of the others; `inspect` raises UnusableError.
 
     Sound files that have not changed since an earlier call are taken from `cache_file`. A cache that cannot
     be read or written is done without.
     """
+    status = files.status()
     known = _load(cache_file)
+    rows = _rows(files, status, known)
+    stale = np.flatnonzero(rows == MISSING)
+    if known is not None and not len(stale) and len(known["sizes"]) == len(files):
+        return Inspection(status, known["sizes"][rows], *_gathered(known, rows), problems={})
 
-    def look(path: Path) -> Facts | str:
-        remembered = known.get(str(path))
+    def look(index: int) -> Facts | UnusableError:
         try:
-            if remembered is not None and remembered == _facts(path, remembered.shape, remembered.ids):
-                return remembered
-            return inspect(path)
+            return inspect(files[index])
         except UnusableError as problem:
-            return str(problem)
+            return problem
 
     # Decoding leaves the interpreter lock, so threads do.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = dict(zip(paths, threads.map(look, paths), strict=True))
-    facts = {path: fact for path, fact in found.items() if isinstance(fact, Facts)}
-    _save(cache_file, {str(path): fact for path, fact in facts.items()})
-    return facts, {path: problem for path, problem in found.items() if isinstance(problem, str)}
+        found = dict(zip(stale.tolist(), threads.map(look, stale.tolist()), strict=True))
+    problems = {index: fact for index, fact in found.items() if isinstance(fact, UnusableError)}
+    sizes = np.zeros((len(files), 2), np.int32)
+    ids: list[NDArray[np.int32]] = []
+    for index, row in enumerate(rows.tolist()):
+        fact = found.get(index)
+        if isinstance(fact, Facts):
+            sizes[index] = fact.shape
+            ids.append(np.array(fact.ids, np.int32))
+        elif known is not None and row != MISSING:
+            sizes[index] = known["sizes"][row]
+            ids.append(known["ids"][known["starts"][row] : known["starts"][row + 1]])
+        else:
+            ids.append(np.empty(0, np.int32))
+    starts = np.zeros(len(files) + 1, np.int64)
+    np.cumsum([len(part) for part in ids], out=starts[1:])
+    inspection = Inspection(status, sizes, np.concatenate([np.empty(0, np.int32), *ids]), starts, problems)
+    _save(cache_file, files, inspection)
+    return inspection
 
 
 class Faults:
@@ -85,6 +117,17 @@ class Faults:
     def __len__(self) -> int:
         return sum(len(places) for places in self._places.values())
 
+    def by_kind(self) -> dict[str, list[str]]:
+        """The places of each kind."""
+        return {kind: list(places) for kind, places in self._places.items()}
+
+    def __or__(self, other: Faults) -> Faults:
+        both = Faults()
+        for faults in (self, other):
+            for kind, places in faults.by_kind().items():
+                both._places.setdefault(kind, []).extend(places)
+        return both
+
     def report(self, headline: str) -> str:
         """All kinds, each with its number of places and the first `LIMIT` of them, wrapped at 80 columns."""
         lines = [headline]
@@ -96,29 +139,64 @@ class Faults:
         return "\n".join(lines)
 
 
-def _facts(path: Path, shape: tuple[int, int], ids: tuple[int, ...] = ()) -> Facts:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise UnusableError(f"cannot be read: {error.strerror}") from None
-    return Facts(status.st_size, status.st_mtime_ns, shape, ids)
+def _rows(files: FileList, status: NDArray[np.int64], known: dict[str, NDArray[Any]] | None) -> NDArray[np.int64]:
+    """Where the facts of each file stand in `known`; MISSING where they do not, or the file has changed."""
+    rows = np.full(len(files), MISSING, np.int64)
+    if known is None or not len(files):
+        return rows
+    if np.array_equal(known["text"], files.text) and np.array_equal(known["name_starts"], files.starts):
+        rows = np.arange(len(files))
+    else:
+        text, starts = known["text"].tobytes(), known["name_starts"].tolist()
+        places = {os.fsdecode(text[start:end]): row for row, (start, end) in enumerate(pairwise(starts))}
+        rows = np.fromiter((places.get(name, MISSING) for name in files.names()), np.int64, len(files))
+    if len(known["sizes"]):
+        unchanged = (known["status"][rows] == status).all(axis=1) & (known["sizes"][rows, 0] > 0)
+        rows[~unchanged | (status[:, 0] == MISSING)] = MISSING
+    return rows
 
 
-def _load(cache_file: Path | None) -> dict[str, Facts]:
+def _gathered(known: dict[str, NDArray[Any]], rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The ids, and where those of each file start, of the known `rows` in their order."""
+    lengths = np.diff(known["starts"])[rows]
+    starts = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    places = np.arange(starts[-1]) + np.repeat(known["starts"][rows] - starts[:-1], lengths)
+    return known["ids"][places], starts
+
+
+def _load(cache_file: Path | None) -> dict[str, NDArray[Any]] | None:
     if cache_file is None:
-        return {}
+        return None
     try:
-        return FACTS_BY_PATH.validate_json(cache_file.read_bytes())
-    except (OSError, ValidationError):
-        return {}
+        with np.load(cache_file, allow_pickle=False) as arrays:
+            known = {name: arrays[name] for name in ("text", "name_starts", "status", "sizes", "ids", "starts")}
+        number = len(known["sizes"])
+        sound = (
+            known["status"].shape == known["sizes"].shape == (number, 2)
+            and known["starts"].shape == known["name_starts"].shape == (number + 1,)
+            and known["starts"][-1] == len(known["ids"])
+            and known["name_starts"][-1] == len(known["text"])
+        )
+        return known if sound else None
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, IndexError, zipfile.BadZipFile):
+        return None
 
 
-def _save(cache_file: Path | None, facts: dict[str, Facts]) -> None:
+def _save(cache_file: Path | None, files: FileList, inspection: Inspection) -> None:
     """Write the cache in one step, so that another process never reads half of it."""
     if cache_file is None:
         return
     with contextlib.suppress(OSError, ValueError):
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cache_file.parent, delete=False) as file:
-            file.write(FACTS_BY_PATH.dump_json(facts))
+            np.savez(
+                file,
+                text=files.text,
+                name_starts=files.starts,
+                status=inspection.status,
+                sizes=inspection.sizes,
+                ids=inspection.ids,
+                starts=inspection.starts,
+            )
         Path(file.name).replace(cache_file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ class LabelMap:
     """Raw ids 0..65535 to class ids or the ignore index; any raw id without a place is an error.
 
     Without a mapping, raw ids are class ids. With one, every raw id must stand in it. The ignore index itself
-    stays ignored unless the mapping says otherwise.
+    stays ignored unless the mapping says otherwise. In a multi-label space the ids are 0 and 1 in each
+    class's channel.
 
     Args:
         labels: the class ids allowed.
@@ -27,14 +28,15 @@ class LabelMap:
     """
 
     def __init__(self, labels: LabelSpace, mapping: Mapping[int, int] | None, dtype: type[np.integer[Any]]) -> None:
+        num_ids = 2 if labels.multilabel else labels.num_classes
         if mapping is None:
-            mapping = {index: index for index in range(labels.num_classes)}
+            mapping = {index: index for index in range(num_ids)}
         for raw, target in mapping.items():
             if not 0 <= raw <= 65535:
                 raise UserError(f"dataset.class_mapping maps from {raw}; masks hold ids in 0..65535")
-            if not (0 <= target < labels.num_classes or target == labels.ignore_index):
+            if not (0 <= target < num_ids or target == labels.ignore_index):
                 raise UserError(
-                    f"dataset.class_mapping maps {raw} to {target}; allowed: 0..{labels.num_classes - 1} "
+                    f"dataset.class_mapping maps {raw} to {target}; allowed: 0..{num_ids - 1} "
                     f"and the ignore index {labels.ignore_index}"
                 )
         self.table = np.full(65536, NO_CLASS, np.int32)
@@ -50,6 +52,10 @@ class LabelMap:
             unknown = np.unique(raw[mask == NO_CLASS]).tolist()
             raise UnusableError(f"has ids {listed(unknown)}; allowed: {self.allowed}")
         return mask.astype(self.dtype)
+
+    def is_known(self, raw_ids: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which of the raw ids, of any shape, have a place."""
+        return self.table[raw_ids] != NO_CLASS
 
     def unknown(self, raw_ids: Iterable[int]) -> list[int]:
         """Those of the raw ids that have no place."""
@@ -67,3 +73,42 @@ def listed(ids: list[int], limit: int = 10) -> str:
     """Ids separated by commas, the first `limit` of them."""
     shown = ", ".join(map(str, ids[:limit]))
     return shown if len(ids) <= limit else f"{shown} and {len(ids) - limit} more"
+
+
+class ColorMap:
+    """Colours 0xRRGGBB to class ids or the ignore index; any other colour is an error.
+
+    Args:
+        labels: the classes with their colours, each with a colour of its own.
+        ignore_colors: colours of pixels to ignore.
+    """
+
+    def __init__(self, labels: LabelSpace, ignore_colors: Sequence[tuple[int, int, int]]) -> None:
+        colors = [*labels.colors, *ignore_colors]
+        codes = np.array([red << 16 | green << 8 | blue for red, green, blue in colors], np.int32)
+        order = np.argsort(codes)
+        self.codes = codes[order]
+        twice = np.flatnonzero(np.diff(self.codes) == 0)
+        if len(twice):
+            raise UserError(
+                f"dataset.colors: {_rgb(int(self.codes[twice[0]]))} stands for two classes; "
+                "with dataset.mask_format=colors each class needs its own, and dataset.ignore_colors others"
+            )
+        ids = [*range(labels.num_classes), *[labels.ignore_index] * len(ignore_colors)]
+        self.ids = np.array(ids, np.int32)[order]
+
+    def __call__(self, colors: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Class ids for colours of any shape. Raises UnusableError naming those without a class."""
+        places = np.searchsorted(self.codes, colors).clip(max=len(self.codes) - 1)
+        unknown = self.codes[places] != colors
+        if unknown.any():
+            found, counts = np.unique(colors[unknown], return_counts=True)
+            most = np.argsort(-counts, kind="stable")[:3]
+            shown = ", ".join(f"{_rgb(int(found[place]))} in {counts[place]} pixels" for place in most)
+            more = f" and {len(found) - len(most)} other colours" if len(found) > len(most) else ""
+            raise UnusableError("masks with colours that are no class's", shown + more)
+        return self.ids[places]
+
+
+def _rgb(code: int) -> str:
+    return f"[{code >> 16}, {code >> 8 & 255}, {code & 255}]"

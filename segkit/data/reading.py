@@ -3,43 +3,81 @@
 from __future__ import annotations
 
 import io
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+SUFFIXES = PICTURES | {".npy"}
 MASK_FORMATS = ("PNG", "TIFF", "BMP")
 ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
+COLOR_MODES = frozenset({"RGB", "RGBA", "P", "L", "1"})
 # Pillow widens grey of 2 and 4 bits to the full range of 8; these factors undo it.
 WIDENED = {"L;2": 85, "L;4": 17}
+MAX_PIXELS = 2**27
+"""A file of few bytes can declare any size; more than this (11585x11585) is not decoded."""
+TOO_LARGE = f"files of more than the {MAX_PIXELS} pixels that are decoded"
+NOT_AN_IMAGE = "not an image, or damaged or cut off"
+NOT_A_MASK = "not a PNG, TIFF, BMP or NPY mask, or damaged or cut off"
+
+# The bound is held before anything is decoded, so Pillow need not warn of sizes below it.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnusableError(Exception):
-    """Why a file cannot be used, without its name: whoever has a name for it adds that."""
+    """Why a file cannot be used, without its name: whoever has a name for it adds that.
 
-
-def read_image(path: Path) -> NDArray[Any]:
-    """RGB (H, W, 3), turned upright: uint8 for 8-bit files, else float32, of 16-bit files in 0..1.
-
-    Grey is repeated, palettes become their colours, transparency is dropped. Raises UnusableError.
+    Attributes:
+        kind: the same words for all files with this fault.
+        detail: what is particular to this file.
     """
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+        self.detail = detail
+
+
+def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
+    """The image (H, W, channels), turned upright: uint8 for 8-bit files, else float32.
+
+    Whole numbers of more bits are divided by the largest that their type holds, which gives 0..1. Floating-
+    point numbers, and whole numbers with a sign, are taken as they are, so mean and std are in their units.
+    For 3 channels grey is repeated, CMYK and palettes become their colours, and transparency is dropped; for
+    1 colours become grey. Any other number must be that of the file: arrays (.npy) and TIFF files may have
+    any. Raises UnusableError.
+    """
+    content = _content(path)
+    if content.startswith(b"\x93NUMPY"):
+        return _as_image(_channels_last(_array(content), channels), channels)
+    size = _declared_size(content)
+    if size is None:
+        raise UnusableError(NOT_AN_IMAGE)
+    _within_bounds(*size)
+    if content.startswith((b"II", b"MM")) and (array := _unusual_tiff(content, channels)) is not None:
+        return _as_image(array, channels)
+    flags = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH}
     # Decoded from memory: on some systems OpenCV does not open names outside the local code page.
-    content = np.frombuffer(_content(path), np.uint8)
     try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH) if len(content) else None
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags.get(channels, cv2.IMREAD_UNCHANGED))
     except cv2.error:
         image = None
     if image is None:
-        raise UnusableError("not an image, or damaged or cut off")
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype == np.uint16:
-        return image / np.float32(65535)
-    return image.astype(np.float32)
+        raise UnusableError(NOT_AN_IMAGE)
+    if image.ndim == 2:
+        image = image[..., None]
+    if channels not in flags and image.shape[2] == 4:
+        image = image[..., [2, 1, 0, 3]]
+    return _as_image(image, channels)
 
 
 def read_mask(path: Path) -> NDArray[Any]:
@@ -47,24 +85,68 @@ def read_mask(path: Path) -> NDArray[Any]:
 
     Palette masks give their indices, never their colours. Raises UnusableError.
     """
+    content = _content(path)
+    if content.startswith(b"\x93NUMPY"):
+        ids = _array(content)
+        if ids.ndim != 2 or ids.dtype.kind not in "bui":
+            raise UnusableError("masks that are no array (H, W) of whole numbers", f"{ids.dtype} {ids.shape}")
+        return _in_range(ids)
     # Pillow, because OpenCV turns palettes to colours and stretches masks of 2 and 4 bits.
+    with _opened_mask(content) as image:
+        if image.mode not in ID_MODES:
+            raise UnusableError(
+                f"masks stored as {image.mode} instead of one class id a pixel"
+                + "; for class colours set dataset.mask_format=colors" * (image.mode in ("RGB", "RGBA"))
+            )
+        factor = WIDENED.get(_stored_as(image), 1)
+        ids = np.asarray(image)
+    if ids.dtype == np.uint8 and factor > 1:
+        return ids // np.uint8(factor)
+    return _in_range(ids)
+
+
+def read_color_mask(path: Path) -> NDArray[np.int32]:
+    """The colours (H, W) of a mask file as numbers 0xRRGGBB. Raises UnusableError."""
+    with _opened_mask(_content(path)) as image:
+        if image.mode not in COLOR_MODES:
+            raise UnusableError(f"masks stored as {image.mode} instead of RGB class colours of 8 bits")
+        rgb = np.asarray(image.convert("RGB")).astype(np.int32)
+    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+
+
+def read_layers(path: Path, num_layers: int) -> NDArray[np.uint8]:
+    """The values (H, W, num_layers) of a mask file with one channel a class, in 0..255.
+
+    An array (.npy) or TIFF with the channels last or first, or a PNG of that many channels; one class may
+    leave the channels out. Raises UnusableError.
+    """
+    content = _content(path)
+    if content.startswith(b"\x93NUMPY"):
+        layers = _array(content)
+    elif content.startswith((b"II", b"MM")):
+        layers = _tiff(content)
+        if layers is None:
+            raise UnusableError(NOT_A_MASK)
+    else:
+        with _opened_mask(content) as image:
+            layers = np.asarray(image)
+    layers = _channels_last(layers, num_layers)
+    if layers.shape[2] != num_layers:
+        raise UnusableError(
+            f"masks without one channel for each of the {num_layers} classes", f"{layers.shape[2]} channels"
+        )
+    if layers.dtype.kind not in "bui" or (layers.size and (layers.min() < 0 or layers.max() > 255)):
+        raise UnusableError("masks whose channels hold more than whole numbers in 0..255", str(layers.dtype))
+    return np.ascontiguousarray(layers).astype(np.uint8)
+
+
+def is_turned(path: Path) -> bool:
+    """Whether EXIF says that a viewer must turn this image by a quarter."""
     try:
-        with Image.open(io.BytesIO(_content(path)), formats=(*MASK_FORMATS, "JPEG")) as image:
-            if image.format == "JPEG" or image.info.get("compression") == "jpeg":
-                raise UnusableError("JPEG masks: their compression changes ids; use PNG or TIFF")
-            if image.mode not in ID_MODES:
-                raise UnusableError(f"masks stored as {image.mode} instead of one class id a pixel")
-            factor = WIDENED.get(_stored_as(image), 1)
-            ids = np.asarray(image)
-    except Image.DecompressionBombError:
-        raise UnusableError("masks of more pixels than Pillow opens") from None
+        with Image.open(path) as image:
+            return image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except (OSError, SyntaxError, ValueError):
-        raise UnusableError("not a PNG, TIFF or BMP mask, or damaged or cut off") from None
-    if ids.dtype in (np.bool_, np.uint8):
-        return ids.astype(np.uint8) // np.uint8(factor)
-    if ids.min() < 0 or ids.max() > 65535:
-        raise UnusableError("masks with ids below 0 or above 65535")
-    return ids.astype(np.int32)
+        return False
 
 
 def _content(path: Path) -> bytes:
@@ -72,6 +154,148 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UnusableError(f"cannot be read: {error.strerror}") from None
+
+
+def _within_bounds(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise UnusableError(TOO_LARGE, f"{width}x{height}")
+
+
+def _declared_size(content: bytes) -> tuple[int, int] | None:
+    """(height, width) in the header of an image file; None if it has none."""
+    if content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) >= 24:
+        return int.from_bytes(content[20:24], "big"), int.from_bytes(content[16:20], "big")
+    if content.startswith(b"\xff\xd8"):
+        return _jpeg_size(content)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.height, image.width
+    except Image.DecompressionBombError:
+        raise UnusableError(TOO_LARGE) from None
+    except (OSError, SyntaxError, ValueError):
+        # Pillow knows fewer kinds of TIFF than are read here.
+        return (0, 0) if content.startswith((b"II", b"MM")) else None
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """From the frame header; the segments before it say how long they are."""
+    position = 2
+    while position + 9 <= len(content) and content[position] == 0xFF:
+        marker = content[position + 1]
+        if marker == 0xFF:  # filling
+            position += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = content[position + 5 : position + 7], content[position + 7 : position + 9]
+            return int.from_bytes(height, "big"), int.from_bytes(width, "big")
+        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return None
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    """The array of an .npy file, which must be as long as its header says; objects are never unpickled."""
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+        shape, _, dtype = read_header(file)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+            raise UnusableError("arrays that hold objects, or are damaged or cut off")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, KeyError, EOFError):
+        raise UnusableError("arrays that hold objects, or are damaged or cut off") from None
+
+
+def _channels_last(array: NDArray[Any], channels: int) -> NDArray[Any]:
+    """An array (H, W), (H, W, C) or (C, H, W) as (H, W, C); where both fit, channels are last."""
+    if array.ndim == 2:
+        return array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise UnusableError("arrays that are not (H, W) or (H, W, C)", str(array.shape))
+    if array.shape[2] != channels and array.shape[0] == channels:
+        return np.moveaxis(array, 0, -1)
+    return array
+
+
+def _unusual_tiff(content: bytes, channels: int) -> NDArray[Any] | None:
+    """A TIFF that OpenCV would cut short or not open, (H, W, C); None for one to leave to OpenCV."""
+    with _as_tiff(content) as file:
+        series = file.series[0]
+        page = series.keyframe
+        _within_bounds(page.imagelength, page.imagewidth)
+        if len(series.pages) == 1 and page.samplesperpixel in (1, 3, 4) and channels in (1, 3):
+            return None
+    array = _tiff(content)
+    return None if array is None else _channels_last(array, channels)
+
+
+def _tiff(content: bytes) -> NDArray[Any] | None:
+    """The first series of a TIFF: one image, or pages of one size that are its channels, first or last."""
+    with _as_tiff(content) as file:
+        series = file.series[0]
+        if math.prod(series.shape) > 64 * MAX_PIXELS:
+            raise UnusableError(TOO_LARGE, str(series.shape))
+        _within_bounds(series.keyframe.imagelength, series.keyframe.imagewidth)
+        return series.asarray()
+
+
+@contextmanager
+def _as_tiff(content: bytes) -> Iterator[tifffile.TiffFile]:
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            yield file
+    except UnusableError:
+        raise
+    except Exception as error:  # tifffile raises whatever a damaged file makes Python raise
+        if "imagecodecs" in str(error):
+            raise UnusableError("TIFF compressed in a way that is not read; store it with Deflate or none") from None
+        raise UnusableError(NOT_AN_IMAGE) from None
+
+
+@contextmanager
+def _opened_mask(content: bytes) -> Iterator[ImageFile.ImageFile]:
+    try:
+        size = _declared_size(content)
+        _within_bounds(*(size or (0, 0)))
+        with Image.open(io.BytesIO(content), formats=(*MASK_FORMATS, "JPEG", "WEBP")) as image:
+            if image.format in ("JPEG", "WEBP") or image.info.get("compression") == "jpeg":
+                lossy = "WebP" if image.format == "WEBP" else "JPEG"
+                raise UnusableError(f"{lossy} masks: their compression changes ids; use PNG or TIFF")
+            yield image
+    except (OSError, SyntaxError, ValueError):
+        raise UnusableError(NOT_A_MASK) from None
+
+
+def _as_image(image: NDArray[Any], channels: int) -> NDArray[Any]:
+    """(H, W, channels) in the types that `read_image` gives."""
+    found = image.shape[2]
+    if found != channels and channels == 3 and found in (1, 2, 4):
+        image = np.repeat(image[..., :1], 3, axis=2) if found < 3 else image[..., :3]
+    elif found != channels and channels == 1 and found in (2, 3, 4):
+        weights = (1, 0) if found == 2 else (0.299, 0.587, 0.114, 0)[:found]
+        image = (image @ np.array(weights, np.float32))[..., None].astype(image.dtype)
+    elif found != channels:
+        raise UnusableError(f"images of another number of channels than dataset.in_channels={channels}", f"{found}")
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    if image.dtype == np.bool_:
+        return image.astype(np.uint8) * np.uint8(255)
+    if image.dtype.kind not in "uif":
+        raise UnusableError("images of numbers that are neither whole nor floating-point", str(image.dtype))
+    scale = np.float32(np.iinfo(image.dtype).max) if image.dtype.kind == "u" else np.float32(1)
+    floats = np.ascontiguousarray(image, np.float32) / scale
+    if not np.isfinite(floats).all():
+        raise UnusableError("images that hold values that are not finite")
+    return floats
+
+
+def _in_range(ids: NDArray[Any]) -> NDArray[Any]:
+    if ids.dtype in (np.bool_, np.uint8):
+        return ids.astype(np.uint8)
+    if ids.size and (ids.min() < 0 or ids.max() > 65535):
+        raise UnusableError("masks with ids below 0 or above 65535")
+    return ids.astype(np.int32)
 
 
 def _stored_as(image: ImageFile.ImageFile) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from segkit.contracts import LabelSpace, Sample, UserError
+from segkit.data.inspection import Faults
 
 Split = Literal["train", "val", "test"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -90,6 +91,10 @@ class Source:
     def read(self, index: int) -> Sample:
         """Sample number `index`, the same every time. Raises DataError naming a file that cannot be used."""
         raise NotImplementedError
+
+    def faults(self) -> Faults:
+        """The offending files by kind."""
+        return Faults()
 
     def check(self) -> None:
         """Raise DataError listing the offending files, up to a limit. Called once before the first step."""

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 # Albumentations asks the network for a newer version on import unless told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -42,7 +43,7 @@ class AlbumentationsTransform:
         # OpenCV does not warp int32; float32 holds the ids exactly, and masks are never interpolated.
         mask = sample.mask if sample.mask.dtype == np.uint8 else sample.mask.astype(np.float32)
         # One by one, since OpenCV fills with `fill_mask` in the first channel alone.
-        masks = {"mask": mask} if mask.ndim == 2 else {"masks": np.moveaxis(mask, -1, 0).copy()}
+        masks: dict[str, Any] = {"mask": mask} if mask.ndim == 2 else {"masks": np.moveaxis(mask, -1, 0).copy()}
         with _seeded(seed):
             # `set_random_seed` would start every step from the same seed, so that what one draws all draw.
             self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))

@@ -16,7 +16,7 @@ from segkit.engine.strategy.base import SingleDevice
 
 
 class Confusion(Protocol):
-    """Counts of (truth, prediction) over an evaluation."""
+    """Counts of (truth, prediction) over an evaluation, of labels as `Evaluator.decide` makes them."""
 
     def reset(self) -> None: ...
     def update(self, predicted: Tensor, mask: Tensor) -> None: ...
@@ -25,7 +25,7 @@ class Confusion(Protocol):
 
 @dataclass(frozen=True)
 class PanelSample:
-    """One evaluated sample as pictures: image (H, W, C), truth and predicted (H, W) ids."""
+    """One evaluated sample as pictures: image (H, W, C), truth and predicted (H, W) ids, or (C, H, W) of 0 and 1."""
 
     id: str
     image: NDArray[Any]
@@ -35,7 +35,10 @@ class PanelSample:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by name (NaN where undefined), the confusion matrix (C, C) with truth in rows, and some samples."""
+    """Scores by name (NaN where undefined), the counts they derive from, and some samples.
+
+    The counts are the confusion matrix (C, C) with truth in rows, or multi-label one of each class, (C, 2, 2).
+    """
 
     split: str
     scores: dict[str, float]
@@ -50,7 +53,8 @@ class Evaluator:
     Attributes:
         data: the split.
         predictor: makes a predictor of a model.
-        confusion: the one confusion matrix that the built-in scores derive from.
+        decide: logits (B, C, H, W) to labels.
+        confusion: what counts labels against masks; the built-in scores derive from it alone.
         scores: those scores, by name, of a confusion matrix.
         metrics: further metrics by name.
         loss: logged as `loss` and its parts if given.
@@ -59,6 +63,7 @@ class Evaluator:
 
     data: EvaluationData
     predictor: Callable[[nn.Module], Predictor]
+    decide: Callable[[Tensor], Tensor]
     confusion: Confusion
     scores: Callable[[Tensor], dict[str, float]]
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
@@ -100,11 +105,11 @@ class Evaluator:
 
     def _score(self, prediction: Prediction, batch: Batch) -> Tensor:
         logits_BCHW = resize_logits(prediction.logits, batch.mask.shape[-2:])
-        predicted_BHW = logits_BCHW.argmax(dim=1)
-        self.confusion.update(predicted_BHW, batch.mask)
+        predicted = self.decide(logits_BCHW)
+        self.confusion.update(predicted, batch.mask)
         for metric in self.metrics.values():
             metric.update(logits_BCHW, batch.mask)
-        return predicted_BHW
+        return predicted
 
     def _add_loss(self, sums: dict[str, Tensor], prediction: Prediction, batch: Batch) -> None:
         if self.loss is None:

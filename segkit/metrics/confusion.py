@@ -1,4 +1,4 @@
-"""The confusion matrix that every segmentation score is derived from."""
+"""The counts that every segmentation score is derived from: a confusion matrix, or one a class."""
 
 from __future__ import annotations
 
@@ -49,3 +49,42 @@ class ConfusionMatrix(Metric):
 
     def compute(self) -> Tensor:
         return self.matrix
+
+
+class LayerCounts(Metric):
+    """Pixel counts (K, 2, 2) int64 of K classes that are judged each for itself: rows truth, columns prediction.
+
+    Where a class's channel holds `ignore_index`, the pixel is left out for this class alone.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    counts: Tensor
+
+    def __init__(self, num_classes: int, ignore_index: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.add_state("counts", default=torch.zeros(num_classes, 2, 2, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, mask: Tensor) -> None:
+        """Count `predicted` (B, K, H, W) of 0 and 1 against `mask` (B, K, H, W) of 0, 1 and `ignore_index`.
+
+        Raises:
+            DataError: a mask value is none of these.
+        """
+        truth = mask.long()
+        valid = truth != self.ignore_index
+        if not bool(((truth == 0) | (truth == 1) | ~valid).all()):
+            raise DataError(
+                f"multi-label masks hold values {int(truth.min())}..{int(truth.max())}; allowed: 0, 1 "
+                f"and dataset.ignore_index={self.ignore_index}"
+            )
+        class_K11 = torch.arange(self.num_classes, device=mask.device).view(-1, 1, 1)
+        places = (class_K11 * 4 + truth * 2 + predicted.long())[valid]
+        self.counts += torch.bincount(places, minlength=4 * self.num_classes).view(-1, 2, 2)
+
+    def compute(self) -> Tensor:
+        return self.counts

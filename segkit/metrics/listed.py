@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from segkit.contracts import LabelSpace
+from segkit.metrics.judging import judging
+
 
 class ListedMetric:
     """A torchmetrics classification metric over the valid pixels, as a `contracts.Metric`.
 
-    Each valid pixel is one sample to it. A metric that gives several numbers, such as one a class, gets their
+    Each valid pixel is one sample to it; of multi-label data, one with a label and a probability for each class,
+    and valid where no class is ignored. A metric that gives several numbers, such as one a class, gets their
     index or key appended to its name: `f1/0`, `f1/1`.
 
     Args:
@@ -28,32 +32,33 @@ class ListedMetric:
         metric: Metric | MetricCollection,
         *,
         name: str,
-        ignore_index: int,
+        labels: LabelSpace,
         input: Literal["labels", "probabilities"] = "labels",
     ) -> None:
         self.metric = metric
         self.name = name
-        self.ignore_index = ignore_index
-        self.input = input
+        self.ignore_index = labels.ignore_index
+        found = judging(labels)
+        self._made_of = found.decide if input == "labels" else found.probabilities
 
     def reset(self) -> None:
         self.metric.reset()
 
     def update(self, logits: Tensor, mask: Tensor) -> None:
-        """Take logits (B, C, H, W) at the mask's size and mask (B, H, W)."""
+        """Take logits (B, C, H, W) at the mask's size and mask (B, H, W) or (B, C, H, W)."""
         self.metric.to(logits.device)
-        truth = mask.long()
-        valid = truth != self.ignore_index
-        if not valid.any():
-            return
-        if self.input == "labels":
-            given = logits.argmax(dim=1)[valid]
-        else:
-            given = logits.movedim(1, -1)[valid].float().softmax(dim=-1)
-        self.metric.update(given, truth[valid])
+        given, truth = (_channels_last(tensor) for tensor in (self._made_of(logits.float()), mask.long()))
+        valid_BHW = (truth != self.ignore_index).view(*truth.shape[:3], -1).all(dim=-1)
+        if valid_BHW.any():
+            self.metric.update(given[valid_BHW], truth[valid_BHW])
 
     def compute(self) -> dict[str, float]:
         return dict(_flatten(self.name, self.metric.compute()))
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """(B, C, H, W) as (B, H, W, C); (B, H, W) as it is."""
+    return tensor.movedim(1, -1) if tensor.ndim == 4 else tensor
 
 
 def _flatten(name: str, value: Any) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Segmentation scores as functions of a confusion matrix."""
+"""Segmentation scores as functions of a confusion matrix, or of one a class."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Scores:
             0 for one that is only predicted.
         mean_dice: mean of `dice`.
         dice: of each class, 2 TP / (2 TP + FP + FN), defined as `iou` is.
-        pixel_accuracy: share of pixels that are right.
+        pixel_accuracy: share of pixels that are right; multi-label, of the decisions, one a pixel and class.
         mean_accuracy: mean of `accuracy`.
         accuracy: of each class, TP / (TP + FN), its recall; undefined for a class that is nowhere true.
         fwiou: mean of `iou` weighted with the class's share of the true pixels.
+        pixels: of each class, the number of pixels where it is true.
     """
 
     miou: float
@@ -33,6 +34,7 @@ class Scores:
     mean_accuracy: float
     accuracy: tuple[float, ...]
     fwiou: float
+    pixels: tuple[int, ...]
 
     def named(self, class_names: Sequence[str]) -> dict[str, float]:
         """All scores as flat names: `miou`, ..., and `iou/road` for the classes."""
@@ -47,7 +49,20 @@ class Scores:
 def scores(matrix: Tensor) -> Scores:
     """Scores of a confusion matrix (C, C), rows the truth and columns the prediction."""
     counts = matrix.detach().to("cpu", torch.float64)
-    right, true, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+    right = counts.diagonal()
+    return _scores(right, counts.sum(dim=1), counts.sum(dim=0), (right.sum() / counts.sum()).item())
+
+
+def layer_scores(counts: Tensor) -> Scores:
+    """Scores of counts (K, 2, 2) of classes judged each for itself, rows the truth and columns the prediction."""
+    counts = counts.detach().to("cpu", torch.float64)
+    right = counts.diagonal(dim1=1, dim2=2)
+    true, predicted = counts[:, 1].sum(dim=1), counts[:, :, 1].sum(dim=1)
+    return _scores(right[:, 1], true, predicted, (right.sum() / counts.sum()).item())
+
+
+def _scores(right: Tensor, true: Tensor, predicted: Tensor, pixel_accuracy: float) -> Scores:
+    """Scores of each class's pixels that are rightly found, true, and predicted, all (C,) float64."""
     # 0 / 0 is NaN, which is what an undefined score is to be.
     iou = right / (true + predicted - right)
     dice = 2 * right / (true + predicted)
@@ -57,8 +72,9 @@ def scores(matrix: Tensor) -> Scores:
         iou=tuple(iou.tolist()),
         mean_dice=dice.nanmean().item(),
         dice=tuple(dice.tolist()),
-        pixel_accuracy=(right.sum() / counts.sum()).item(),
+        pixel_accuracy=pixel_accuracy,
         mean_accuracy=accuracy.nanmean().item(),
         accuracy=tuple(accuracy.tolist()),
         fwiou=((true * iou.nan_to_num()).sum() / true.sum()).item(),
+        pixels=tuple(int(number) for number in true.tolist()),
     )

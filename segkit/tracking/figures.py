@@ -24,28 +24,40 @@ UNDEFINED = "0.82"
 LOSS, RATE, SCORE = "#1f5a96", "#d0812a", "#23795b"
 
 
-def confusion_figure(matrix: NDArray[Any], names: Sequence[str], path: Path) -> None:
-    """Heat map of `matrix` (C, C), pixel counts by truth (rows) and prediction (columns), as shares of a row.
+def confusion_figure(counts: NDArray[Any], names: Sequence[str], path: Path) -> None:
+    """Heat map of pixel counts by truth and prediction, as shares of the pixels of one truth.
 
-    Rows without a pixel, where the share is undefined, are grey. Up to 20 classes, cells carry percentages.
+    Counts are a matrix (C, C), truth in rows, or of classes judged each for itself (C, 2, 2), truth in rows as
+    well, which make one row of four cells each. Cells without a pixel of their truth, where the share is
+    undefined, are grey. Up to 20 classes, cells carry percentages.
     """
-    num_classes = len(names)
-    counts = np.asarray(matrix, dtype=np.float64)
-    totals = counts.sum(axis=1, keepdims=True)
+    counts = np.asarray(counts, dtype=np.float64)
+    totals = counts.sum(axis=-1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    if shares.ndim == 2:
+        _heat_map(shares, names, names, path)
+    else:
+        _heat_map(shares[:, [1, 1, 0, 0], [1, 0, 1, 0]], names, ("found", "missed", "invented", "rightly not"), path)
+
+
+def _heat_map(shares: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], path: Path) -> None:
+    num_classes = len(rows)
     numbered = num_classes <= MOST_CLASSES_WITH_NUMBERS
-    inches = max(3.0, 0.46 * num_classes) if numbered else max(8.0, 0.115 * num_classes)
-    figure = Figure(figsize=(inches + 2.2, inches + 1.6), dpi=130, layout="constrained")
+    height, width = (
+        max(3.0, 0.46 * number) if numbered else max(8.0, 0.115 * number) for number in (num_classes, len(columns))
+    )
+    figure = Figure(figsize=(width + 2.2, height + 1.6), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor(UNDEFINED)
+    aspect = "equal" if num_classes == len(columns) else "auto"
     # Confusions are small shares; under the square root they are told from nothing.
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest")
-    size = 8.0 if numbered else max(3.5, min(8.0, 60.0 * inches / num_classes))
-    axes.set_xticks(range(num_classes), names, rotation=90 if num_classes > 8 else 45, fontsize=size)
-    if num_classes <= 8:
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest", aspect=aspect)
+    size = 8.0 if numbered else max(3.5, min(8.0, 60.0 * height / num_classes))
+    axes.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 8 else 45, fontsize=size)
+    if len(columns) <= 8:
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(num_classes), names, fontsize=size)
+    axes.set_yticks(range(num_classes), rows, fontsize=size)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
@@ -55,7 +67,7 @@ def confusion_figure(matrix: NDArray[Any], names: Sequence[str], path: Path) -> 
     bar.outline.set_visible(False)
     bar.set_label("share of the true class's pixels", fontsize=8)
     if numbered:
-        axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
+        axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1)
         axes.tick_params(which="minor", length=0)

@@ -31,7 +31,11 @@ COLUMNS = ("image", "truth", "prediction", "errors")
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One sample: image (H, W, C) uint8 or float, truth and prediction (H, W) class ids, and its id."""
+    """One sample: image (H, W, C) uint8 or float, truth and prediction, and its id.
+
+    These two are class ids (H, W), or multi-label (K, H, W) of 0 and 1, where several classes show as the mean
+    of their colours and a pixel counts as wrong if one class is.
+    """
 
     image: NDArray[Any]
     truth: NDArray[Any]
@@ -86,7 +90,9 @@ def _title(row: PanelRow, labels: LabelSpace) -> str:
 
 
 def _present_classes(rows: Sequence[PanelRow], labels: LabelSpace) -> list[int]:
-    found = {int(value) for row in rows for mask in (row.truth, row.prediction) for value in np.unique(mask)}
+    found: set[int] = set()
+    for mask in (mask for row in rows for mask in (row.truth, row.prediction)):
+        found |= set((np.flatnonzero((mask == 1).any(axis=(1, 2))) if mask.ndim == 3 else np.unique(mask)).tolist())
     return sorted(value for value in found if 0 <= value < labels.num_classes)
 
 
@@ -102,7 +108,7 @@ def _legend(present: Sequence[int], labels: LabelSpace) -> list[Patch]:
 
 def _cells(row: PanelRow, labels: LabelSpace) -> list[NDArray[np.uint8]]:
     """The four pictures (h, w, 3) of one sample at the size they are shown."""
-    height, width = row.truth.shape
+    height, width = row.truth.shape[-2:]
     scale = CELL / max(height, width)
     size = max(1, round(height * scale)), max(1, round(width * scale))
     image = np.asarray(
@@ -112,8 +118,11 @@ def _cells(row: PanelRow, labels: LabelSpace) -> list[NDArray[np.uint8]]:
     )
     truth, prediction = _nearest(row.truth, size), _nearest(row.prediction, size)
     ignored = truth == labels.ignore_index
+    wrong = (truth != prediction) & ~ignored
+    if truth.ndim == 3:
+        ignored, wrong = ignored.all(axis=0), wrong.any(axis=0)
     errors = np.repeat((110 + 0.5 * image.mean(axis=2, keepdims=True)).astype(np.uint8), 3, axis=2)
-    errors[(truth != prediction) & ~ignored] = ERROR
+    errors[wrong] = ERROR
     stripes = _stripes(size)
     errors[ignored] = stripes[ignored]
     return [image, _colored(truth, labels, stripes), _colored(prediction, labels, stripes), errors]
@@ -129,14 +138,19 @@ def _as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _nearest(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    rows = ((np.arange(size[0]) + 0.5) * mask.shape[0] / size[0]).astype(int)
-    columns = ((np.arange(size[1]) + 0.5) * mask.shape[1] / size[1]).astype(int)
-    return mask[rows[:, None], columns[None, :]]
+    rows = ((np.arange(size[0]) + 0.5) * mask.shape[-2] / size[0]).astype(int)
+    columns = ((np.arange(size[1]) + 0.5) * mask.shape[-1] / size[1]).astype(int)
+    return mask[..., rows[:, None], columns[None, :]]
 
 
 def _colored(mask: NDArray[Any], labels: LabelSpace, stripes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Class colours; stripes where the id is that of no class."""
+    """Class colours; stripes where the id is that of no class, and white where no class is."""
     palette = np.array(labels.colors, dtype=np.uint8)
+    if mask.ndim == 3:
+        present = np.moveaxis(mask == 1, 0, -1)
+        number = present.sum(axis=-1)[..., None]
+        mixed = np.where(number > 0, present @ palette.astype(np.float64) / number.clip(min=1), 255)
+        return np.where((mask == labels.ignore_index).all(axis=0)[..., None], stripes, mixed.astype(np.uint8))
     is_class = (mask >= 0) & (mask < labels.num_classes)
     return np.where(is_class[..., None], palette[np.where(is_class, mask, 0)], stripes)
 

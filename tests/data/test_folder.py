@@ -135,7 +135,7 @@ def test_a_missing_folder_is_told_with_its_neighbours(root: Path, gone: str, loo
 
 
 def test_a_missing_split_names_the_key_that_renames_it(root: Path) -> None:
-    with pytest.raises(UserError, match=r"has train/, val/; dataset\.test_split names this folder"):
+    with pytest.raises(UserError, match=r"has train/, val/; dataset\.test_split names it"):
         folder(root, split="test")
 
 
@@ -146,9 +146,12 @@ def test_no_images_at_all(root: Path) -> None:
         folder(root)
 
 
-def test_images_are_rgb(root: Path) -> None:
-    with pytest.raises(UserError, match=r"dataset\.in_channels=1"):
-        folder(root, in_channels=1, mean=[0.5], std=[0.5])
+def test_images_come_with_the_channels_asked_for(root: Path) -> None:
+    source = folder(root, in_channels=1, mean=[0.5], std=[0.5])
+    source.check()
+    assert source.read(0).image.shape == (4, 6, 1)
+    with pytest.raises(DataError, match=r"3 images of another number of channels than dataset\.in_channels=5:\n"):
+        folder(root, in_channels=5, mean=[0.5] * 5, std=[0.5] * 5).check()
 
 
 def test_missing_partners_are_listed(root: Path) -> None:
@@ -171,7 +174,10 @@ def test_sizes_that_differ_are_listed(root: Path) -> None:
 
 def test_colour_masks_are_listed(root: Path) -> None:
     write(root / "train/masks/b.png", image())
-    assert "1 masks stored as RGB instead of one class id a pixel:\n  train/masks/b.png" in faults(root)
+    assert (
+        "1 masks stored as RGB instead of one class id a pixel; for class colours set\n"
+        "dataset.mask_format=colors:\n  train/masks/b.png"
+    ) in faults(root)
 
 
 def test_jpeg_masks_are_listed(root: Path) -> None:
@@ -186,7 +192,7 @@ def test_damaged_files_are_listed(root: Path) -> None:
         (root / "train" / name).write_bytes(content[: len(content) // 2])
     message = faults(root)
     assert "1 not an image, or damaged or cut off:\n  train/images/a.png" in message
-    assert "1 not a PNG, TIFF or BMP mask, or damaged or cut off:\n  train/masks/b.png" in message
+    assert "1 not a PNG, TIFF, BMP or NPY mask, or damaged or cut off:\n  train/masks/b.png" in message
 
 
 def test_ids_that_are_no_class_are_listed(root: Path) -> None:

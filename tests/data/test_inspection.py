@@ -6,85 +6,112 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.data import inspection
-from segkit.data.inspection import Facts, Faults, inspect_image, inspect_mask, inspected
+from segkit.data.file_list import FileList
+from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, inspected
+from segkit.data.reading import read_mask
 
 
 @pytest.fixture
-def masks(tmp_path: Path) -> list[Path]:
-    paths = [tmp_path / "masks" / f"{name}.png" for name in "ab"]
-    paths[0].parent.mkdir()
-    for path in paths:
-        Image.fromarray(np.array([[0, 3, 3]], np.uint8)).save(path)
-    return paths
+def masks(tmp_path: Path) -> FileList:
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        Image.fromarray(np.array([[0, 3, 3]], np.uint8)).save(tmp_path / f"masks/{name}.png")
+    return FileList(tmp_path / "masks", ["a.png", "b.png"])
 
 
-def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The paths of masks read from here on."""
-    reads: list[Path] = []
-    read_mask = inspection.read_mask
+class Reader:
+    """Reads facts of masks, and counts how often."""
 
-    def counted(path: Path) -> object:
-        reads.append(path)
-        return read_mask(path)
+    def __init__(self) -> None:
+        self.reads: list[Path] = []
 
-    monkeypatch.setattr(inspection, "read_mask", counted)
-    return reads
+    def __call__(self, path: Path) -> Facts:
+        self.reads.append(path)
+        return facts_of_mask(read_mask(path))
 
 
-def test_facts_are_size_and_ids(masks: list[Path]) -> None:
-    facts = inspect_mask(masks[0])
-    assert (facts.shape, facts.ids) == ((1, 3), (0, 3))
-    assert inspect_image(masks[0]).shape == (1, 3)
+def all_facts(inspection: Inspection) -> list[Facts | None]:
+    return [inspection.facts(index) for index in range(len(inspection.sizes))]
 
 
-def test_sound_files_are_read_once(masks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = inspected(masks, inspect_mask, tmp_path / "cache.json")
-    reads = count_reads(monkeypatch)
-    assert inspected(masks, inspect_mask, tmp_path / "cache.json") == first
-    assert reads == []
+def test_facts_are_size_and_ids(masks: FileList) -> None:
+    assert facts_of_mask(read_mask(masks[0])) == Facts((1, 3), (0, 3))
+    assert all_facts(inspected(masks, Reader(), None)) == [Facts((1, 3), (0, 3))] * 2
 
 
-def test_changed_files_are_read_again(masks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inspected(masks, inspect_mask, tmp_path / "cache.json")
+def test_sound_files_are_read_once(masks: FileList, tmp_path: Path) -> None:
+    first, again = Reader(), Reader()
+    facts = all_facts(inspected(masks, first, tmp_path / "cache.npz"))
+    assert all_facts(inspected(masks, again, tmp_path / "cache.npz")) == facts
+    assert (sorted(first.reads), again.reads) == (list(masks), [])
+
+
+def test_changed_files_are_read_again(masks: FileList, tmp_path: Path) -> None:
+    inspected(masks, Reader(), tmp_path / "cache.npz")
     Image.fromarray(np.array([[1, 2, 3, 4]], np.uint8)).save(masks[1])
-    reads = count_reads(monkeypatch)
-    facts, _ = inspected(masks, inspect_mask, tmp_path / "cache.json")
-    assert reads == [masks[1]]
-    assert facts[masks[1]].ids == (1, 2, 3, 4)
+    reader = Reader()
+    found = inspected(masks, reader, tmp_path / "cache.npz")
+    assert reader.reads == [masks[1]]
+    assert all_facts(found) == [Facts((1, 3), (0, 3)), Facts((1, 4), (1, 2, 3, 4))]
 
 
-def test_unusable_files_are_looked_at_every_time(masks: list[Path], tmp_path: Path) -> None:
+def test_new_files_join_those_that_are_known(masks: FileList, tmp_path: Path) -> None:
+    inspected(masks, Reader(), tmp_path / "cache.npz")
+    Image.fromarray(np.array([[7]], np.uint8)).save(masks.base / "0.png")
+    reader = Reader()
+    more = FileList(masks.base, ["0.png", "b.png"])
+    assert all_facts(inspected(more, reader, tmp_path / "cache.npz")) == [Facts((1, 1), (7,)), Facts((1, 3), (0, 3))]
+    assert reader.reads == [masks.base / "0.png"]
+    # Fewer than are known, and in another order.
+    fewer = FileList(masks.base, ["b.png", "0.png"])
+    assert all_facts(inspected(fewer, reader, tmp_path / "cache.npz")) == [Facts((1, 3), (0, 3)), Facts((1, 1), (7,))]
+    assert len(reader.reads) == 1
+
+
+def test_unusable_files_are_looked_at_every_time(masks: FileList, tmp_path: Path) -> None:
     sound = masks[0].read_bytes()
     masks[0].write_bytes(b"")
-    _, problems = inspected(masks, inspect_mask, tmp_path / "cache.json")
-    assert list(problems) == [masks[0]]
+    found = inspected(masks, Reader(), tmp_path / "cache.npz")
+    assert list(found.problems) == [0]
+    assert found.facts(0) is None
     masks[0].write_bytes(sound)
-    assert inspected(masks, inspect_mask, tmp_path / "cache.json")[1] == {}
+    assert inspected(masks, Reader(), tmp_path / "cache.npz").problems == {}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"/x": 3}', b"\xff\xfe", b"[" * 100_000])
-def test_a_spoilt_cache_is_done_without(masks: list[Path], tmp_path: Path, content: bytes) -> None:
-    first = inspected(masks, inspect_mask, tmp_path / "cache.json")
-    cache = tmp_path / "cache.json"
-    cache.write_bytes(content)
-    assert inspected(masks, inspect_mask, tmp_path / "cache.json") == first
-    assert inspection.FACTS_BY_PATH.validate_json(cache.read_bytes()).keys() == {str(path) for path in masks}
+def test_a_file_that_is_gone_is_a_problem_though_it_was_sound(masks: FileList, tmp_path: Path) -> None:
+    inspected(masks, Reader(), tmp_path / "cache.npz")
+    masks[1].unlink()
+    found = inspected(masks, Reader(), tmp_path / "cache.npz")
+    assert str(found.problems[1]) == "cannot be read: No such file or directory"
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(masks: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"{", b"PK\x03\x04", b"\x93NUMPY", b"[" * 100_000, "object", "short"])
+def test_a_spoilt_cache_is_done_without(masks: FileList, tmp_path: Path, content: bytes | str) -> None:
+    cache = tmp_path / "cache.npz"
+    first = all_facts(inspected(masks, Reader(), cache))
+    if isinstance(content, bytes):
+        cache.write_bytes(content)
+    else:
+        arrays = dict(np.load(cache))
+        arrays |= {"sizes": np.array([None, None])} if content == "object" else {"ids": arrays["ids"][:1]}
+        with cache.open("wb") as file:
+            np.savez(file, **arrays)
+    reader = Reader()
+    assert all_facts(inspected(masks, reader, cache)) == first
+    assert len(reader.reads) == 2
+    inspected(masks, reader, cache)
+    assert len(reader.reads) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(masks: FileList, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where the folder should be")
-    facts, problems = inspected(masks, inspect_mask, tmp_path / "file" / "cache.json")
-    assert (len(facts), problems) == (2, {})
+    found = inspected(masks, Reader(), tmp_path / "file" / "cache.npz")
+    assert (len(found.sizes), found.problems) == (2, {})
 
 
 def test_no_files_at_all(tmp_path: Path) -> None:
-    assert inspected([], inspect_mask, None) == ({}, {})
-
-
-def test_facts_survive_the_cache(tmp_path: Path) -> None:
-    facts = {"/x": Facts(1, 2, (3, 4), (0, 255))}
-    assert inspection.FACTS_BY_PATH.validate_json(inspection.FACTS_BY_PATH.dump_json(facts)) == facts
+    for _ in range(2):
+        assert all_facts(inspected(FileList(tmp_path, []), Reader(), tmp_path / "cache.npz")) == []
 
 
 def test_reports_group_by_kind() -> None:
@@ -94,3 +121,4 @@ def test_reports_group_by_kind() -> None:
     faults.add("bad images", "b")
     faults.add("bad masks", "c")
     assert faults.report("Three:") == "Three:\n2 bad masks:\n  a\n  c\n1 bad images:\n  b"
+    assert (faults | faults).by_kind() == {"bad masks": ["a", "c", "a", "c"], "bad images": ["b", "b"]}

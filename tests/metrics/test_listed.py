@@ -12,10 +12,11 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
-from segkit.contracts import Metric
+from segkit.contracts import LabelSpace, Metric
 from segkit.metrics.listed import ListedMetric
 
 IGNORE = 255
+LABELS = LabelSpace(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), IGNORE)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +29,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_labels_of_valid_pixels() -> None:
     logits, mask = batch()
-    listed: Metric = ListedMetric(MulticlassJaccardIndex(3), name="jaccard", ignore_index=IGNORE)
+    listed: Metric = ListedMetric(MulticlassJaccardIndex(3), name="jaccard", labels=LABELS)
     listed.update(logits, mask)
     expected = MulticlassJaccardIndex(3, ignore_index=IGNORE)(logits.argmax(1), mask.long())
     assert listed.compute() == {"jaccard": pytest.approx(expected.item())}
@@ -40,7 +41,7 @@ def test_labels_of_valid_pixels() -> None:
 @pytest.mark.parametrize("kind", [MulticlassAUROC, MulticlassCalibrationError])
 def test_probabilities_of_valid_pixels(kind: type) -> None:
     logits, mask = batch()
-    listed = ListedMetric(kind(3), name="score", ignore_index=IGNORE, input="probabilities")
+    listed = ListedMetric(kind(3), name="score", labels=LABELS, input="probabilities")
     listed.update(logits, mask)
     expected = kind(3, ignore_index=IGNORE)(logits.softmax(1), mask.long())
     assert listed.compute() == {"score": pytest.approx(expected.item(), abs=1e-6)}
@@ -49,8 +50,8 @@ def test_probabilities_of_valid_pixels(kind: type) -> None:
 def test_names_of_several_numbers() -> None:
     logits, mask = batch()
     collection = MetricCollection({"mean": MulticlassAccuracy(3), "each": MulticlassAccuracy(3, average=None)})
-    per_class = ListedMetric(MulticlassAccuracy(3, average=None), name="recall", ignore_index=IGNORE)
-    grouped = ListedMetric(collection, name="accuracy", ignore_index=IGNORE)
+    per_class = ListedMetric(MulticlassAccuracy(3, average=None), name="recall", labels=LABELS)
+    grouped = ListedMetric(collection, name="accuracy", labels=LABELS)
     for listed in (per_class, grouped):
         listed.update(logits, mask)
     assert list(per_class.compute()) == ["recall/0", "recall/1", "recall/2"]
@@ -60,7 +61,7 @@ def test_names_of_several_numbers() -> None:
 
 def test_a_batch_without_valid_pixels_changes_nothing() -> None:
     logits, mask = batch()
-    listed = ListedMetric(MulticlassAccuracy(3), name="accuracy", ignore_index=IGNORE)
+    listed = ListedMetric(MulticlassAccuracy(3), name="accuracy", labels=LABELS)
     listed.update(logits, mask)
     before = listed.compute()
     listed.update(logits, torch.full_like(mask, IGNORE))

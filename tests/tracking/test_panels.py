@@ -34,6 +34,23 @@ def test_every_picture_shows_its_pixels(tmp_path: Path):
         assert {tuple(color) for color in striped[:, 200:300].reshape(-1, 3)} == set(STRIPES)
 
 
+def test_layers_show_the_mean_of_their_classes(tmp_path: Path):
+    """A 1 x 4 sample, classes road and sky: both right; sky missed; neither, rightly; ignored for all."""
+    labels = LabelSpace(("road", "sky"), (RED, GREEN), 255, multilabel=True)
+    truth = np.array([[[1, 0, 0, 255]], [[1, 1, 0, 255]]], np.uint8)
+    prediction = np.array([[[1, 0, 0, 1]], [[1, 0, 0, 1]]], np.uint8)
+    image = np.full((1, 4, 3), 100, np.uint8)
+    panel([PanelRow(image, truth, prediction, "a")], labels, tmp_path / "panel.png")
+    picture = Image.open(tmp_path / "panel.png")
+    _, shown_truth, shown_prediction, errors = (cell(picture, column, 100) for column in range(4))
+    assert [tuple(shown_truth[50, x]) for x in (50, 150, 250)] == [(100, 100, 0), GREEN, (255,) * 3]
+    assert [tuple(shown_prediction[50, x]) for x in (50, 150, 250, 350)] == [
+        *((100, 100, 0), (255,) * 3, (255,) * 3, (100, 100, 0))
+    ]
+    assert [tuple(errors[50, x]) for x in (50, 150, 250)] == [(160,) * 3, ERROR, (160,) * 3]
+    assert {tuple(color) for color in errors[:, 300:].reshape(-1, 3)} == set(STRIPES)
+
+
 def test_masks_are_shrunk_without_inventing_classes(tmp_path: Path):
     labels = LabelSpace(("a", "b", "c"), ((10, 20, 30), (50, 60, 70), (90, 100, 110)))
     truth = np.random.default_rng(0).choice([0, 2], (1000, 800)).astype(np.int32)

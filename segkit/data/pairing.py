@@ -1,0 +1,113 @@
+"""Which image file belongs to which mask file."""
+
+from __future__ import annotations
+
+import posixpath
+import unicodedata
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segkit.data.file_list import FileList, files_below
+from segkit.data.inspection import Faults
+from segkit.data.reading import SUFFIXES
+
+
+@dataclass
+class Pairs:
+    """Images and their masks, one by one, and what kept other files from becoming a pair."""
+
+    images: FileList
+    masks: FileList
+    faults: Faults = field(default_factory=Faults)
+
+
+@dataclass
+class Keyed:
+    """Files by what they share with their partner: the path in their folder without ending and suffix.
+
+    Attributes:
+        names: the file of each key, its path relative to the data set's base.
+        doubles: keys of more than one file, with all of them.
+    """
+
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    doubles: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+
+    @classmethod
+    def below(cls, base: Path, folder: str, suffixes: Collection[str], ending: str = "") -> Keyed:
+        """The files in `folder`, relative to `base`, whose name without suffix ends with `ending`."""
+        found = cls()
+        for name in files_below(base / folder, suffixes):
+            stem = name[: name.rfind(".")]
+            if stem.endswith(ending):
+                found.add(stem[: len(stem) - len(ending)], f"{folder}/{name}" if folder else name)
+        return found
+
+    def add(self, stem: str, name: str) -> None:
+        key = same_spelling(stem)
+        first = self.names.setdefault(key, name)
+        if first != name:
+            self.doubles.setdefault(key, [first]).append(name)
+
+
+def same_spelling(text: str) -> str:
+    """macOS writes accented letters as two characters, so one name may be spelled in two ways."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def key_of(name: str) -> str:
+    """What `Keyed` files the name in a list under: without its suffix, if it has one that files here have."""
+    stem, dot, suffix = name.rpartition(".")
+    return same_spelling(stem if dot and f".{suffix.lower()}" in SUFFIXES else name)
+
+
+def leads_outside(name: str) -> bool:
+    """Whether a path is absolute, or has a `..` that leads out of where it starts."""
+    return posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] == ".."
+
+
+def matched(base: Path, images: Keyed, masks: Keyed) -> Pairs:
+    """All images that have a mask of the same key, in the order of the keys."""
+    both = sorted(images.names.keys() & masks.names.keys())
+    faults = Faults()
+    for key in sorted(images.names.keys() - masks.names.keys()):
+        faults.add("images without a mask of the same name", images.names[key])
+    for key in sorted(masks.names.keys() - images.names.keys()):
+        faults.add("masks without an image of the same name", masks.names[key])
+    return Pairs(
+        FileList(base, (images.names[key] for key in both)),
+        FileList(base, (masks.names[key] for key in both)),
+        faults | _doubles(images, masks),
+    )
+
+
+def chosen(base: Path, keys: Iterable[str], list_name: str, images: Keyed, masks: Keyed) -> Pairs:
+    """The pairs that a list names, in its order."""
+    faults = Faults()
+    pairs: dict[str, tuple[str, str]] = {}
+    for key in keys:
+        image, mask = images.names.get(key), masks.names.get(key)
+        if key in pairs:
+            faults.add(f"names that {list_name} has twice", key)
+        elif image is None:
+            faults.add(f"names in {list_name} without an image", key)
+        elif mask is None:
+            faults.add("images without a mask of the same name", image)
+        else:
+            pairs[key] = (image, mask)
+    listed = Keyed(doubles={key: images.doubles[key] for key in images.doubles.keys() & pairs.keys()})
+    listed_masks = Keyed(doubles={key: masks.doubles[key] for key in masks.doubles.keys() & pairs.keys()})
+    return Pairs(
+        FileList(base, (image for image, _ in pairs.values())),
+        FileList(base, (mask for _, mask in pairs.values())),
+        faults | _doubles(listed, listed_masks),
+    )
+
+
+def _doubles(*found: Keyed) -> Faults:
+    faults = Faults()
+    for keyed in found:
+        for names in keyed.doubles.values():
+            faults.add("names given to two files", ", ".join(sorted(names)))
+    return faults

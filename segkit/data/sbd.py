@@ -1,0 +1,44 @@
+"""The Semantic Boundaries Dataset: `img/`, `cls/*.mat` and `{split}.txt`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from segkit.data.files import Files
+from segkit.data.pairing import Pairs, chosen
+from segkit.data.reading import UnusableError
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Sbd(Files):
+    """VOC's 20 kinds of objects on 11,355 of its images (Hariharan et al., ICCV 2011).
+
+    SBD's own splits share images with those of VOC 2012: `dataset.train_split=train_noval`, a list that comes
+    with torchvision, leaves VOC's validation images out.
+    """
+
+    INSIDE: ClassVar[Sequence[str]] = ("benchmark_RELEASE/dataset", "dataset")
+    test_split: str | None = None
+
+    def find(self, split: str) -> Pairs:
+        images, masks = self.images("img"), self.keyed("cls", suffixes=frozenset({".mat"}))
+        return chosen(self.base, self.listed(f"{split}.txt"), f"{split}.txt", images, masks)
+
+    def raw_mask(self, path: Path) -> NDArray[Any]:
+        """The field GTcls.Segmentation of a MATLAB file, (H, W) uint8."""
+        try:
+            mask = loadmat(path, variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"]
+        except OSError as error:
+            raise UnusableError(f"cannot be read: {error.strerror}") from None
+        except Exception:  # SciPy raises whatever a damaged file makes Python raise
+            raise UnusableError("not a MATLAB file with GTcls.Segmentation, or damaged or cut off") from None
+        if mask.ndim != 2 or mask.dtype != np.uint8:
+            raise UnusableError("masks that are no array (H, W) of 8 bits", f"{mask.dtype} {mask.shape}")
+        return mask

@@ -1,0 +1,28 @@
+"""One folder of images, one of masks, and lists of names: `images/`, `masks/` and `splits/{split}.txt`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segkit.data.files import Files
+from segkit.data.pairing import Pairs, chosen
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SplitLists(Files):
+    """Splits are lists with one name a line, relative to the two folders, with or without a suffix.
+
+    Args, besides those of `Files`:
+        images_dir: the folder of the images, below the root.
+        masks_dir: the folder of the masks.
+        splits_dir: the folder of the lists.
+    """
+
+    images_dir: str = "images"
+    masks_dir: str = "masks"
+    splits_dir: str = "splits"
+
+    def find(self, split: str) -> Pairs:
+        listing = f"{self.splits_dir}/{split}.txt"
+        names = self.listed(listing)
+        return chosen(self.base, names, listing, self.images(self.images_dir), self.keyed(self.masks_dir))

@@ -1,0 +1,55 @@
+"""How logits become labels and scores: each pixel one class, or each class for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segkit.contracts import LabelSpace
+from segkit.metrics.confusion import ConfusionMatrix, LayerCounts
+from segkit.metrics.scores import Scores, layer_scores, scores
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What a label space makes of logits (B, C, H, W).
+
+    Attributes:
+        decide: to labels: (B, H, W) int64 class ids, or multi-label (B, C, H, W) uint8 of 0 and 1.
+        probabilities: to probabilities (B, C, H, W).
+        counts: makes what counts labels against masks: `ConfusionMatrix` or `LayerCounts`.
+        scores: of these counts.
+    """
+
+    decide: Callable[[Tensor], Tensor]
+    probabilities: Callable[[Tensor], Tensor]
+    counts: Callable[[], ConfusionMatrix | LayerCounts]
+    scores: Callable[[Tensor], Scores]
+
+    def named_scores(self, labels: LabelSpace) -> Callable[[Tensor], dict[str, float]]:
+        """Counts to scores by name."""
+        return lambda counts: self.scores(counts).named(labels.names)
+
+    def score_names(self, labels: LabelSpace) -> list[str]:
+        (nothing_counted,) = self.counts().metric_state.values()
+        return list(self.scores(nothing_counted).named(labels.names))  # pyright: ignore[reportArgumentType]
+
+
+def judging(labels: LabelSpace) -> Judging:
+    """The one place where multi-label data is treated apart: a class is there where its probability exceeds 1/2."""
+    if labels.multilabel:
+        return Judging(
+            lambda logits: (logits > 0).to(torch.uint8),
+            lambda logits: logits.sigmoid(),
+            lambda: LayerCounts(labels.num_classes, labels.ignore_index),
+            layer_scores,
+        )
+    return Judging(
+        lambda logits: logits.argmax(dim=1),
+        lambda logits: logits.softmax(dim=1),
+        lambda: ConfusionMatrix(labels.num_classes, labels.ignore_index),
+        scores,
+    )
