@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from segkit.config import instantiate
 from segkit.config.schema import BrowseSettings, checked
 from segkit.contracts import Sample, SampleSource, UserError
+from segkit.data.augmentation import augmented
 from segkit.tracking.sample_sheet import SheetRow, sheet
 
 log = logging.getLogger(__name__)
@@ -41,12 +42,5 @@ def _row(source: SampleSource, transform: Any, index: int, settings: BrowseSetti
     for epoch in range(settings.variants):
         # The seeds of data/loader.py.
         seed = np.random.SeedSequence([settings.seed, epoch, 1 + index]).generate_state(1)[0]
-        versions.append(augmented(source, transform, index, int(seed)))
+        versions.append(augmented(transform, source, index, int(seed)))
     return SheetRow(source.read(index), versions)
-
-
-def augmented(source: SampleSource, transform: Any, index: int, seed: int) -> Sample:
-    """What training makes of a sample."""
-    if hasattr(transform, "read"):  # reads for itself: a window only, or other samples too
-        return transform.read(source, index, seed)
-    return transform(source.read(index), seed)

@@ -29,7 +29,7 @@ def fill_in(values: Node, source: SampleSource) -> None:
         return
     cache = values["dataset"].get("cache_dir") or str(Path(values["paths"]["output_dir"]) / "cache")
     counted = count(source, Path(cache))
-    if counted.problems:
+    if counted.problems and source.on_error == "raise":
         raise DataError("\n".join(counted.problems.values()))
     for key, node in asked.items():
         method = cast(ClassWeightMethod, node[KEY])

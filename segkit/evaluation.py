@@ -18,7 +18,7 @@ from segkit.engine.evaluator import Evaluation
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import write_json
 from segkit.engine.strategy.base import SingleDevice
-from segkit.experiment import SUPPLIED, build_evaluator
+from segkit.experiment import SUPPLIED, build_evaluator, check_files
 from segkit.trained import TrainedRun, read_run
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluatio
     replaced = {name: value for name, value in settings.dataset.items() if value is not None}
     make_source = trained.build("dataset", overrides=replaced, supplied=SUPPLIED["dataset"])
     source: SampleSource = _splitting(trained, settings)(make_source, settings.split)
-    source.check()
+    check_files(source)
     options = checked(TrainerSettings, trained.config["trainer"])
     evaluate_options = options.evaluate
     if settings.batch_size is not None:

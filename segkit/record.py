@@ -150,6 +150,7 @@ def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -
         "step": state.step,
         "parameters": sum(p.numel() for p in trainer.learning.model.parameters()),
         "images_seen": state.images_seen,
+        "samples_skipped": state.samples_skipped,
         "stopped_early": state.stopped_early,
         "monitor": trainer.settings.checkpoint.monitor,
         "best_score": state.best_score,

@@ -63,7 +63,7 @@ class TrainerSettings(Settings):
     batch_size: Positive
     accumulate: Positive
     clip_norm: Annotated[float, Field(gt=0)] | None
-    num_workers: NotNegative
+    num_workers: NotNegative | None
     num_threads: Positive | None
     ema: EmaSettings
     evaluate: EvaluateSettings
@@ -122,7 +122,7 @@ class EvaluateScriptSettings(Settings):
     device: str
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None
     batch_size: Positive | None
-    num_workers: NotNegative
+    num_workers: NotNegative | None
     trust: tuple[str, ...]
     output: str | None
     paths: dict[str, str]

@@ -163,9 +163,10 @@ class KFold(_Listed):
 
     def _made(self, make_source: MakeSource) -> dict[str, list[str]]:
         source = self._pooled(make_source)
-        source.check()
+        if source.on_error == "raise":
+            source.check()
         counted = count(source, None if self.cache_dir is None else Path(self.cache_dir))
-        if counted.problems:
+        if counted.problems and source.on_error == "raise":
             raise DataError("\n".join(counted.problems.values()))
         return make_folds(counted, folds=self.folds, seed=self.seed, group_pattern=self.group_pattern)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 import numpy as np
 
@@ -27,6 +28,7 @@ class Pool(SampleSource):
     def __init__(self, sources: Sequence[SampleSource]) -> None:
         self.sources = tuple(sources)
         self.labels = sources[0].labels
+        self.on_error = sources[0].on_error
         self._is_sound = False
         self.starts = np.cumsum([0, *(len(source) for source in sources)])
         names = Counter(self.name(index) for index in range(len(self)))
@@ -42,6 +44,12 @@ class Pool(SampleSource):
         """The source that holds sample number `index`, and its number there."""
         place = int(np.searchsorted(self.starts, index, side="right")) - 1
         return self.sources[place], index - int(self.starts[place])
+
+    def over(self, wrap: Callable[[SampleSource], SampleSource]) -> Pool:
+        """The same samples through what `wrap` makes of the sources."""
+        wrapped = copy(self)
+        wrapped.sources = tuple(wrap(source) for source in self.sources)
+        return wrapped
 
     def name(self, index: int) -> str:
         source, place = self.at(index)
@@ -102,11 +110,18 @@ class Subset(SampleSource):
             )
         self.base_source = source
         self.labels = source.labels
+        self.on_error = source.on_error
         self.split = split
         self.indices = np.array([place for name, place in places.items() if name in wanted], np.int64)
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def over(self, wrap: Callable[[SampleSource], SampleSource]) -> Subset:
+        """The same samples through what `wrap` makes of the source."""
+        wrapped = copy(self)
+        wrapped.base_source = wrap(self.base_source)
+        return wrapped
 
     def name(self, index: int) -> str:
         return self.base_source.name(int(self.indices[index]))
