@@ -20,6 +20,7 @@ from segkit.computed_weights import METHODS, weights_by
 from segkit.config import instantiate
 from segkit.config.schema import CheckDataSettings, checked
 from segkit.contracts import DataError, LabelSpace, SampleSource, UserError
+from segkit.data.files import Files
 from segkit.data.statistics import Counted, count
 from segkit.data.views import faults_of
 from segkit.engine.progress import CONSOLE
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 SHOWN = 5
 """Places of each finding that the terminal shows; the files have them all."""
+
+STRAY_VALUES = 8
+LIKE_PICTURES = "masks that look like pictures, or like masks resized or compressed with loss"
 
 Findings = dict[str, list[str]]
 
@@ -109,6 +113,8 @@ def inspect(sources: Mapping[str, SampleSource], cache_dir: Path | None, process
             kinds = faults_of(source).by_kind()
         for kind, places in kinds.items():
             faults[kind] += [place for place in places if place not in faults[kind]]
+        if pictures := like_pictures(source):
+            report.remarks.setdefault(LIKE_PICTURES, []).extend(pictures)
         report.identities[split] = dict(source.identity())
         if not kinds:
             for problem in report.counted[split].problems.values():
@@ -116,7 +122,7 @@ def inspect(sources: Mapping[str, SampleSource], cache_dir: Path | None, process
     if leaks := _leaks(report.counted):
         faults["images that stand in more than one split, so that scores flatter"] = leaks
     report.faults = dict(faults)
-    report.remarks = _remarks(report)
+    report.remarks |= _remarks(report)
     return report
 
 
@@ -149,6 +155,20 @@ def bar_of(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield show
     finally:
         bar.stop()
+
+
+def like_pictures(source: SampleSource) -> list[str]:
+    """Masks with more than a few values that are no classes, with how many these are."""
+    if not isinstance(source, Files):
+        return []
+    masks = source.inspected_masks()
+    unknown = np.flatnonzero(~source.label_map.is_known(masks.ids))
+    owners = np.searchsorted(masks.starts, unknown, side="right") - 1
+    numbers = np.bincount(owners, minlength=len(masks.sizes))
+    return [
+        f"{source.pairs.masks.name(index)}: {numbers[index]} values that are no classes"
+        for index in np.flatnonzero(numbers > STRAY_VALUES).tolist()
+    ]
 
 
 def _leaks(counted: Mapping[str, Counted]) -> list[str]:

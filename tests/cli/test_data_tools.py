@@ -66,11 +66,13 @@ def test_check_data_names_every_fault_and_ends_with_2(call: Call, data: Path, tm
     (data / "train" / "masks" / "p1_4.png").unlink()
     Image.fromarray(np.full((32, 32), 9, np.uint8)).save(data / "train" / "masks" / "p2_5.png")
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(data / "val" / "masks" / "p1_7.png")
+    smooth = np.tile(np.arange(32, dtype=np.uint8), (32, 1))  # what resizing with interpolation makes of edges
+    Image.fromarray(smooth).save(data / "train" / "masks" / "p0_3.png")
     Image.fromarray(np.full((8, 8), 0, np.uint8)).save(data / "val" / "masks" / "p2_8.png")
     done = call(check_data.main, *folder(data), "output=report")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "6 findings that have to be mended" in done.stderr
+    assert "7 findings that have to be mended" in done.stderr
     assert "report.html" in done.stderr
     faults = report(tmp_path / "report")["faults"]
     places = "\n".join(place for found in faults.values() for place in found)
@@ -80,6 +82,8 @@ def test_check_data_names_every_fault_and_ends_with_2(call: Call, data: Path, tm
     assert leak == ["train/images/p0_0.png = val/images/p0_6.png"]
     remarks = report(tmp_path / "report")["remarks"]
     assert remarks["images that stand more than once in a split"] == ["train/images/p1_1.png = train/images/p2_2.png"]
+    (picture,) = remarks["masks that look like pictures, or like masks resized or compressed with loss"]
+    assert picture == "train/masks/p0_3.png: 29 values that are no classes"
     assert "p1_4.png" in (tmp_path / "report" / "report.html").read_text()
 
 
@@ -162,6 +166,22 @@ def test_after_init_dataset_the_next_command_trains(call: Call, tmp_path: Path, 
     done = call(train.main, "--config-dir", "mine", "experiment=new_one", *TINY, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     assert summary(tmp_path / "run")["status"] == "completed"
+
+
+def test_a_known_data_set_keeps_its_official_classes(call: Call, tmp_path: Path):
+    for number, split in enumerate(["train", "train", "val"]):
+        name = f"{split}/aachen/aachen_{number}"
+        write_pair(tmp_path / "cs", f"leftImg8bit/{name}_leftImg8bit.png", f"gtFine/{name}_gtFine_labelIds.png",
+                   number, ids=(0, 7, 26), size=64)  # fmt: skip
+    done = call(init_dataset.main, "cs", "output=mine", "name=streets")
+    assert done.returncode == 0, done.stderr
+    done = call(train.main, "--config-dir", "mine", "experiment=streets", *TINY, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    from segkit.trained import read_run
+
+    trained = read_run(tmp_path / "run")
+    assert trained.labels.names[:2] == ("road", "sidewalk")
+    assert trained.config["dataset"]["crop_size"] == 64
 
 
 def test_init_dataset_replaces_nothing_unasked(call: Call, data: Path, tmp_path: Path):
