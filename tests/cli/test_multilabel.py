@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import tifffile
 from PIL import Image
 
 import segkit
+from segkit.cli import evaluate, predict
 from segkit.losses.combined import CombinedLoss
-from tests.conftest import run
+from tests.conftest import Ended, run
 
 COMMAND = (
     "dataset=folder dataset.num_classes=2 dataset.class_names=[bright,left] dataset.multilabel=true "
@@ -65,9 +67,10 @@ def test_it_learns_both_classes(trained: tuple[Path, Path]) -> None:
     assert scores["iou/left"] > 0.7
 
 
-def test_evaluate_gives_the_scores_of_training_and_its_figures(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    done = run(f"run={trained[1]}", f"output={tmp_path}/out", cwd=tmp_path, script="scripts/evaluate.py")
-    assert done.returncode == 0, done.stderr
+def test_evaluate_gives_the_scores_of_training_and_its_figures(
+    trained: tuple[Path, Path], tmp_path: Path, call: Callable[..., Ended]
+) -> None:
+    assert call(evaluate.main, f"run={trained[1]}", f"output={tmp_path}/out").returncode == 0
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     best = json.loads((trained[1] / "summary.json").read_text())["best"]
     assert scores["iou/left"] == pytest.approx(best["iou/left"], abs=1e-6)
@@ -76,11 +79,12 @@ def test_evaluate_gives_the_scores_of_training_and_its_figures(trained: tuple[Pa
     }
 
 
-def test_predictions_are_layers_that_can_be_trained_on(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_predictions_are_layers_that_can_be_trained_on(
+    trained: tuple[Path, Path], tmp_path: Path, call: Callable[..., Ended]
+) -> None:
     data, folder = trained
-    arguments = (f"run={folder}", f"input={data}/val/images", f"output={tmp_path}/out")
-    done = run(*arguments, cwd=tmp_path, script="scripts/predict.py")
-    assert done.returncode == 0, done.stderr
+    done = call(predict.main, f"run={folder}", f"input={data}/val/images", f"output={tmp_path}/out")
+    assert done.returncode == 0
     layers = tifffile.imread(tmp_path / "out/layers/0.tif")
     assert (layers.shape, layers.dtype, set(np.unique(layers))) == ((32, 32, 2), np.uint8, {0, 1})
     assert Image.open(tmp_path / "out/overlays/0.png").size == (32, 32)
