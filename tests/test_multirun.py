@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from segkit.cli import train
+from segkit.cli import evaluate, train
 from segkit.multirun import jobs, repeated, spread, summarise
 from tests.conftest import TINY, Ended
 
@@ -82,6 +82,11 @@ def test_a_cross_validation_leaves_its_mean_and_spread_in_mlflow(call: Callable[
     assert [run["status"] for run in found["runs"]] == ["completed", "completed", "failed"]
     scores = [run["scores"]["miou"] for run in found["runs"][:2]]
     assert found["spread"]["miou"]["mean"] == pytest.approx(statistics.fmean(scores))
+
+    # evaluate.py finds the fold that the run was held against, without being told.
+    assert call(evaluate.main, "run=sweep/0", "output=again").returncode == 0
+    again = json.loads((tmp_path / "again" / "scores.json").read_text())
+    assert again["miou"] == pytest.approx(scores[0], abs=1e-6)
 
     database = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
 

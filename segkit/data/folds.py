@@ -42,7 +42,7 @@ def make_lists(
     if empty := [name for name, names in lists.items() if not names]:
         raise UserError(
             f"{shown(empty)}: nothing left to put there; the data set has {len(facts)} samples "
-            f"in {len(set(labels))} groups for {len(shares)} lists"
+            f"in {len(set(labels))} groups for {len(shares)} lists, and identical images count as one group"
         )
     return lists
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -212,7 +213,8 @@ def _counted(
     """Chunks of indices with what was found of them, in the order in which they are asked for."""
     chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
     processes = min(_cores() if processes is None else processes, len(chunks))
-    if processes <= 1:
+    # A daemon, such as a worker of some launchers, may have no children.
+    if processes <= 1 or multiprocessing.current_process().daemon:
         for chunk in chunks:
             yield chunk, [_read_and_count(source, stamps[index], index) for index in chunk]
         return
