@@ -46,7 +46,11 @@ def dataset_file(node: Mapping[str, Any], *, base: str | None, told: str, classe
 
 def experiment_file(name: str, *, batch_size: int, class_weights: str | None, lists: Path | None) -> str:
     """The YAML of an experiment on the data set `name`; `lists` hold the splits that were made for it."""
-    weights = class_weights or "null"
+    weights = (
+        "null   # all classes alike; a method such as median is counted on the training split"
+        if class_weights is None
+        else f"{class_weights}   # counted on the training split; null: all classes alike"
+    )
     lines = [
         "# @package _global_",
         f"# Written by init_dataset.py: trains on dataset={name}. Change what you like.",
@@ -66,7 +70,7 @@ def experiment_file(name: str, *, batch_size: int, class_weights: str | None, li
         lines += ["split:", f"  folder: {_text(str(lists))}", "  pool: [train]"]
     lines += [
         "loss:",
-        f"  class_weights: {weights}   # counted on the training split; null: all classes alike",
+        f"  class_weights: {weights}",
         "trainer:",
         f"  batch_size: {batch_size}",
     ]

@@ -172,11 +172,11 @@ def _write_table(setup: Setup) -> None:
 
 
 def _write(setup: Setup, settings: InitDatasetSettings) -> None:
-    train = setup.counted["train"]
+    train = setup.counted["train"] if setup.lists is None else setup.counted["train"].only(setup.lists["train"])
     mean, std = train.mean_and_std()
     shapes = np.array([facts.shape for facts in train.facts.values()])
     crop = crop_size(shapes)
-    samples = len(train.names) if setup.lists is None else len(setup.lists["train"])
+    samples = len(train.names)
     batch = batch_size(crop, samples)
     setup.node |= {
         "in_channels": len(mean),

@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -80,6 +80,12 @@ class Counted:
     def problems(self) -> dict[str, str]:
         pairs = zip(self.names, self.found, strict=True)
         return {name: problem for name, problem in pairs if isinstance(problem, str)}
+
+    def only(self, names: Collection[str]) -> Counted:
+        """What was found of some of the samples."""
+        wanted = set(names)
+        kept = [pair for pair in zip(self.names, self.found, strict=True) if pair[0] in wanted]
+        return Counted(tuple(name for name, _ in kept), tuple(found for _, found in kept), self.labels)
 
     @property
     def pixels(self) -> NDArray[np.int64]:
