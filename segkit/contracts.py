@@ -307,8 +307,15 @@ class Tracker(Protocol):
         """metrics.jsonl or the artifact list of the run folder has grown."""
         ...
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Add to the tags given at the start, or replace them."""
+        ...
+
     def finish(self, status: str) -> None:
-        """Deliver what is left, within a bounded time. `status`: completed, failed, interrupted or terminated."""
+        """Deliver what is left, within a bounded time.
+
+        `status`: completed, pruned, failed, interrupted or terminated.
+        """
         ...
 
     @property

@@ -29,3 +29,7 @@ class Interrupted(Exception):
         super().__init__(message)
         self.status = status
         self.exit_code = exit_code
+
+
+class Pruned(Exception):
+    """The sweep has seen enough of this trial: the run has saved and ends here."""

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from segkit import record, report
+from segkit import objectives, record, report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
@@ -29,18 +29,20 @@ from segkit.engine.progress import make_display
 from segkit.engine.run_folder import RunFolder
 from segkit.engine.strategy.base import SingleDevice
 from segkit.engine.trainer import Learning, Recording, Trainer, total_steps
-from segkit.errors import DataError, Interrupted, UserError
+from segkit.errors import DataError, Interrupted, Pruned, UserError
 from segkit.metrics.judging import judging
 from segkit.metrics.listed import ListedMetric
+from segkit.trials import current_trial
 
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float | None:
+def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float | list[float | None] | None:
     """Train what `config` describes in the run folder `folder`; the best monitored score, for sweeps.
 
-    `choices` are the options chosen for each config group. Raises UserError for what the user can mend,
-    Interrupted after a signal, and anything else when the run itself fails.
+    A trial of a sweep that names its objectives gets those instead. `choices` are the options chosen for each
+    config group. Raises UserError for what the user can mend, Interrupted after a signal, Pruned when a sweep ends
+    the run, and anything else when the run itself fails.
     """
     started = time.monotonic()
     values = instantiate.plain(config)
@@ -49,7 +51,11 @@ def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float |
     run_folder = RunFolder(folder)
     try:
         trainer, labels = build(values, settings, run_folder, choices)
-        return _fit(trainer, labels, started)
+        score = _fit(trainer, labels, started)
+        trial = current_trial.get()
+        if trial is None or not trial.objectives:
+            return score
+        return objectives.values(trial.objectives, trainer, record.best_scores(trainer))
     finally:
         run_folder.close()
 
@@ -114,18 +120,22 @@ def build(
     tracker: Tracker = instantiate.build(values["tracker"], "tracker", supplied=SUPPLIED["tracker"])(
         run_folder=folder.path
     )
+    trial = current_trial.get()
+    # A sweep has a display of its own.
+    progress = "off" if trial is not None and options.progress == "auto" else options.progress
     shown = ("miou", "loss", *(name for name, metric in settings.metrics.items() if metric.progress))
     recording = Recording(
         folder,
         CheckpointKeeper(folder.checkpoints, keep_top=options.checkpoint.keep_top, mode=options.checkpoint.mode),
         tracker,
-        make_display(options.progress, shown),
+        make_display(progress, shown),
         identity={
             "config": json.dumps(values),
             "labels": {**asdict(train_source.labels)},
             "precision": strategy.precision,
         },
         on_best=lambda evaluation: report.keep(evaluation, folder.path),
+        **({} if trial is None else {"on_score": trial.report}),
     )
     trainer = Trainer(learning, data, evaluator, recording, strategy=strategy, settings=options)
     continued = _resume(trainer, settings.resume)
@@ -254,6 +264,9 @@ def _fit(trainer: Trainer, labels: LabelSpace, started: float) -> float | None:
         status = trainer.fit()
     except Interrupted as interruption:
         status = interruption.status
+        raise
+    except Pruned:
+        status = "pruned"
         raise
     except BaseException as failure:
         error = f"{type(failure).__name__}: {failure}"

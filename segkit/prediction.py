@@ -118,4 +118,5 @@ def _save_png(path: Path, pixels: NDArray[Any]) -> None:
 
 
 def _save_layers(path: Path, layers_HWK: NDArray[Any]) -> None:
-    tifffile.imwrite(path, layers_HWK, photometric="minisblack", planarconfig="contig", compression="zlib")
+    channels_last = "contig" if layers_HWK.shape[2] > 1 else None  # which one channel leaves no choice about
+    tifffile.imwrite(path, layers_HWK, photometric="minisblack", planarconfig=channels_last, compression="zlib")

@@ -15,6 +15,7 @@ from segkit.contracts import LabelSpace, RunInfo, SampleSource
 from segkit.engine.progress import duration
 from segkit.engine.trainer import Trainer
 from segkit.tracking import provenance
+from segkit.trials import current_trial
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,14 @@ def run_info(
     for file in (".hydra/config.yaml", ".hydra/overrides.yaml", "git.diff"):
         if (folder.path / file).exists():
             folder.list_artifact(folder.path / file, "config")
-    return RunInfo(settings.name or _name(choices), _flat(values), tags, continued)
+    name, params = settings.name or _name(choices), _flat(values)
+    trial = current_trial.get()
+    if trial is not None:
+        name = f"{name} {trial.name}"
+        tags |= trial.tags
+        # Groups are no key of the config; searched, they are what runs are compared by.
+        params |= {key: value for key, value in trial.params.items() if key not in params}
+    return RunInfo(name, params, tags, continued)
 
 
 def _name(choices: Mapping[str, str]) -> str:
@@ -91,8 +99,12 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
             folder.list_artifact(file, "figures")
     except Exception:  # a figure is not worth a run
         log.warning("the figures could not be drawn", exc_info=True)
+    trial = current_trial.get()
+    if status == "pruned" and trial is not None and not trial.keeps_checkpoints_when_pruned:
+        recording.keeper.delete_all()
     summary = _summary(trainer, status, error, time.monotonic() - started)
     folder.write_summary(summary)
+    recording.tracker.tag({"segkit.status": status})
     best = folder.checkpoints / "best.pt"
     if best.exists():
         folder.list_artifact(best, "checkpoints")
@@ -101,7 +113,10 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
             folder.list_artifact(folder.path / file, "run")
     recording.tracker.finish(status)
     # The run may have been created as late as in the last delivery.
-    folder.write_summary(summary | {"mlflow_run_id": recording.tracker.run_id})
+    run_id = recording.tracker.run_id
+    folder.write_summary(summary | {"mlflow_run_id": run_id})
+    if trial is not None and run_id is not None:
+        trial.record("mlflow_run_id", run_id)
     if trainer.state.best_score is not None:
         log.info(
             "%s in %s: best %s %.4f at step %d",
@@ -113,6 +128,11 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
         )
 
 
+def best_scores(trainer: Trainer) -> dict[str, Any]:
+    """The scores of the best evaluation by name; empty if there was none."""
+    return _evaluations(trainer.recording.folder.path / "metrics.jsonl").get(trainer.state.best_step, {})
+
+
 def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -> dict[str, Any]:
     clock, state = trainer.clock, trainer.state
     evaluations = _evaluations(trainer.recording.folder.path / "metrics.jsonl")
@@ -120,6 +140,7 @@ def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -
         "status": status,
         "error": error,
         "step": state.step,
+        "parameters": sum(p.numel() for p in trainer.learning.model.parameters()),
         "images_seen": state.images_seen,
         "samples_skipped": state.samples_skipped,
         "stopped_early": state.stopped_early,

@@ -9,14 +9,17 @@ import segkit
 
 PACKAGE = Path(segkit.__file__).parent
 PARTS = {"data", "models", "losses", "metrics", "optim", "predict", "tracking", "export", "sweep"}
-FOUNDATION = {"errors", "contracts", "config"}
-JOINERS = {"report", "record", "trained", "experiment", "evaluation", "prediction"}
+FOUNDATION = {"errors", "contracts", "trials", "config"}
+JOINERS = {"objectives", "report", "record", "sweep_record", "trained", "experiment", "evaluation", "prediction"}
 
 ALLOWED = {
     "errors": set(),
     "contracts": {"errors"},
+    "trials": set(),
     "config": {"errors"},
     **{part: {"errors", "contracts"} for part in PARTS},
+    # A sweep is composed before anything else is: it reads its own settings, sampler and pruner.
+    "sweep": FOUNDATION,
     "engine": FOUNDATION,
     **{joiner: FOUNDATION | PARTS | JOINERS | {"engine"} for joiner in JOINERS},
     "cli": FOUNDATION | PARTS | JOINERS | {"engine"},

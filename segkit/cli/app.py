@@ -30,6 +30,14 @@ PACKAGE = Path(__file__).resolve().parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 """The config folder: beside the package in a checkout, inside it when installed from a wheel."""
 
+# Here and not in `launch`: processes that launchers start import this module to unpickle their task. Cached, so
+# that every job of a sweep finds the folder that the sweep's own process named.
+OmegaConf.register_new_resolver("pid", os.getpid, replace=True, use_cache=True)
+# Hydra looks for plugins on sys.path alone.
+PLUGINS = str(PACKAGE / "sweep" / "plugin")
+if PLUGINS not in sys.path:
+    sys.path.append(PLUGINS)
+
 Task = Callable[[DictConfig], Any]
 
 
@@ -43,7 +51,6 @@ def launch(config_name: str, task: Task) -> None:
     # Makes Hydra hand exceptions on instead of printing its own report and leaving with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _leave_on_sigterm)
-    OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
 
     @functools.wraps(task)
     def single_run(config: DictConfig) -> Any:

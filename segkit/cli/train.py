@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def task(config: DictConfig) -> float | None:
+def task(config: DictConfig) -> float | list[float | None] | None:
     from pathlib import Path
 
     from hydra.core.hydra_config import HydraConfig

@@ -22,6 +22,8 @@ from segkit.data.reading import UnusableError
 
 LIMIT = 20
 COLUMNS = 80
+CHUNK = 10_000
+"""Files after which the cache is written, so that a start that is cut short is not for nothing."""
 
 
 class Facts(NamedTuple):
@@ -66,14 +68,14 @@ def facts_of_mask(raw: NDArray[Any]) -> Facts:
 def inspected(files: FileList, inspect: Callable[[Path], Facts], cache_file: Path | None) -> Inspection:
     """Facts of the sound files and the problems of the others; `inspect` raises UnusableError.
 
-    Sound files that have not changed since an earlier call are taken from `cache_file`. A cache that cannot
-    be read or written is done without.
+    Sound files that have not changed since an earlier call, even one cut short, are taken from `cache_file`. A
+    cache that cannot be read or written is done without.
     """
     status = files.status()
     known = _load(cache_file)
     rows = _rows(files, status, known)
     stale = np.flatnonzero(rows == MISSING)
-    if known is not None and not len(stale) and len(known["sizes"]) == len(files):
+    if known is not None and not len(stale):
         return Inspection(status, known["sizes"][rows], *_gathered(known, rows), problems={})
 
     def look(index: int) -> Facts | UnusableError:
@@ -82,11 +84,26 @@ def inspected(files: FileList, inspect: Callable[[Path], Facts], cache_file: Pat
         except UnusableError as problem:
             return problem
 
+    found: dict[int, Facts | UnusableError] = {}
+    inspection = _assembled(status, rows, known, found)
     # Decoding leaves the interpreter lock, so threads do.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = dict(zip(stale.tolist(), threads.map(look, stale.tolist()), strict=True))
-    problems = {index: fact for index, fact in found.items() if isinstance(fact, UnusableError)}
-    sizes = np.zeros((len(files), 2), np.int32)
+        for start in range(0, len(stale), CHUNK):
+            chunk = stale[start : start + CHUNK].tolist()
+            found |= zip(chunk, threads.map(look, chunk), strict=True)
+            inspection = _assembled(status, rows, known, found)
+            _save(cache_file, files, inspection)
+    return inspection
+
+
+def _assembled(
+    status: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    known: dict[str, NDArray[Any]] | None,
+    found: dict[int, Facts | UnusableError],
+) -> Inspection:
+    """What is known and what was found of each file; where neither is, it counts as one that cannot be used."""
+    sizes = np.zeros((len(status), 2), np.int32)
     ids: list[NDArray[np.int32]] = []
     for index, row in enumerate(rows.tolist()):
         fact = found.get(index)
@@ -98,11 +115,10 @@ def inspected(files: FileList, inspect: Callable[[Path], Facts], cache_file: Pat
             ids.append(known["ids"][known["starts"][row] : known["starts"][row + 1]])
         else:
             ids.append(np.empty(0, np.int32))
-    starts = np.zeros(len(files) + 1, np.int64)
+    starts = np.zeros(len(status) + 1, np.int64)
     np.cumsum([len(part) for part in ids], out=starts[1:])
-    inspection = Inspection(status, sizes, np.concatenate([np.empty(0, np.int32), *ids]), starts, problems)
-    _save(cache_file, files, inspection)
-    return inspection
+    problems = {index: fact for index, fact in found.items() if isinstance(fact, UnusableError)}
+    return Inspection(status, sizes, np.concatenate([np.empty(0, np.int32), *ids]), starts, problems)
 
 
 class Faults:

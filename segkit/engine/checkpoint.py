@@ -206,6 +206,10 @@ class CheckpointKeeper:
         shown: dict[str, Any] = {n: str(p.relative_to(run_folder)) for n, p in named.items() if p.exists()}
         return shown | {"top": [str(p.relative_to(run_folder)) for p in self.top()]}
 
+    def delete_all(self) -> None:
+        for path in self.folder.glob("*.pt"):
+            path.unlink(missing_ok=True)
+
     def _drop_all_but_top(self) -> None:
         for path in self.top()[self.keep_top :]:
             path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ class TrainState:
         images_seen: training images gone through the model.
         samples_skipped: of those, how many stood in for a sample whose file could not be used.
         evaluated_step: the last step whose weights were evaluated; -1: none yet.
+        evaluations: how many evaluations there have been.
         best_score: the best monitored score so far, or None.
         best_step: the step it belongs to.
         evaluations_since_best: evaluations since the score last improved enough; early stopping counts these.
@@ -28,6 +29,7 @@ class TrainState:
     images_seen: int = 0
     samples_skipped: int = 0
     evaluated_step: int = -1
+    evaluations: int = 0
     best_score: float | None = None
     best_step: int = -1
     evaluations_since_best: int = 0
@@ -47,6 +49,7 @@ class TrainState:
         `min_delta` only counts for early stopping: the best checkpoint is the best, however small the gain.
         """
         self.evaluated_step = self.step
+        self.evaluations += 1
         sign = 1.0 if mode == "max" else -1.0
         gain = math.inf if self.best_score is None else sign * (score - self.best_score)
         is_best = not math.isnan(score) and gain > 0

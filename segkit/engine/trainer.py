@@ -61,6 +61,8 @@ class Recording:
         display: what a person sees meanwhile.
         identity: what every checkpoint carries beside the state: the config, the label space.
         on_best: called with every evaluation that is the best so far.
+        on_score: called with the monitored score and the number of each evaluation, once it is saved. What it
+            raises ends the run.
     """
 
     folder: RunFolder
@@ -69,6 +71,7 @@ class Recording:
     display: Display
     identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
     on_best: Callable[[Evaluation], None] = lambda evaluation: None
+    on_score: Callable[[float, int], None] = lambda score, evaluation: None
 
 
 @dataclass
@@ -237,6 +240,8 @@ class Trainer:
             self.recording.on_best(evaluation)
         self.recording.tracker.notify()
         self.save(score=None if math.isnan(score) else score, is_best=is_best)
+        if not is_last:
+            self.recording.on_score(score, self.state.evaluations)
         return True
 
     def _evaluate(self) -> Evaluation:

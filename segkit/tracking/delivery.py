@@ -47,6 +47,7 @@ MAX_PARAMS = 25
 
 STATUS = {
     "completed": "FINISHED",
+    "pruned": "KILLED",  # MLflow knows no better word; the tag segkit.status does
     "failed": "FAILED",
     "interrupted": "KILLED",
     "terminated": "KILLED",
@@ -86,6 +87,18 @@ def deliver(folder: Path) -> Progress:
     finally:  # an artifact that the server refuses must not leave the run shown as running for ever
         delivery.send_status()
     return delivery.progress
+
+
+def page(folder: Path) -> str | None:
+    """Where in MLflow's UI the run of `folder` stands, from the UI's own address on; None if it is not there yet.
+
+    Raises whatever MLflow raises when it cannot be reached.
+    """
+    record, progress = load_record(folder), load_progress(folder)
+    if record is None or progress is None or progress.run_id is None:
+        return None
+    _, experiment_id = _connect(record.destination)
+    return f"#/experiments/{experiment_id}/runs/{progress.run_id}"
 
 
 def sqlite_file(uri: str) -> Path | None:

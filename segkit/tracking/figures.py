@@ -35,12 +35,16 @@ def confusion_figure(counts: NDArray[Any], names: Sequence[str], path: Path) -> 
     totals = counts.sum(axis=-1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
     if shares.ndim == 2:
-        _heat_map(shares, names, names, path)
+        _heat_map(shares, names, names, path, share_of="the true class's pixels")
     else:
-        _heat_map(shares[:, [1, 1, 0, 0], [1, 0, 1, 0]], names, ("found", "missed", "invented", "rightly not"), path)
+        cells = ("found", "missed", "invented", "rightly not")
+        shares = shares[:, [1, 1, 0, 0], [1, 0, 1, 0]]
+        _heat_map(shares, names, cells, path, share_of="the pixels with the class, or without it")
 
 
-def _heat_map(shares: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], path: Path) -> None:
+def _heat_map(
+    shares: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], path: Path, *, share_of: str
+) -> None:
     num_classes = len(rows)
     numbered = num_classes <= MOST_CLASSES_WITH_NUMBERS
     height, width = (
@@ -49,7 +53,8 @@ def _heat_map(shares: NDArray[np.float64], rows: Sequence[str], columns: Sequenc
     figure = Figure(figsize=(width + 2.2, height + 1.6), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor(UNDEFINED)
-    aspect = "equal" if num_classes == len(columns) else "auto"
+    is_matrix = list(rows) == list(columns)
+    aspect = "equal" if is_matrix else "auto"
     # Confusions are small shares; under the square root they are told from nothing.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest", aspect=aspect)
     size = 8.0 if numbered else max(3.5, min(8.0, 60.0 * height / num_classes))
@@ -65,23 +70,23 @@ def _heat_map(shares: NDArray[np.float64], rows: Sequence[str], columns: Sequenc
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, pad=0.02, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.ax.set_yticklabels(["0 %", "1 %", "5 %", "20 %", "50 %", "100 %"], fontsize=8)
     bar.outline.set_visible(False)
-    bar.set_label("share of the true class's pixels", fontsize=8)
+    bar.set_label(f"share of {share_of}", fontsize=8)
     if numbered:
         axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1)
         axes.tick_params(which="minor", length=0)
-        _write_percentages(axes, shares)
+        _write_percentages(axes, shares, bold_diagonal=is_matrix)
     _save(figure, path)
 
 
-def _write_percentages(axes: Axes, shares: NDArray[np.float64]) -> None:
+def _write_percentages(axes: Axes, shares: NDArray[np.float64], *, bold_diagonal: bool) -> None:
     for (row, column), share in np.ndenumerate(shares):
         if math.isnan(share) or share == 0.0:
             continue
         percent = 100.0 * share
         text = f"{percent:.0f}" if percent >= 0.95 else "<1"
-        weight = "bold" if row == column else "normal"
+        weight = "bold" if bold_diagonal and row == column else "normal"
         color = "white" if share > 0.35 else "0.25"
         axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=color, fontweight=weight)
 

@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +104,13 @@ class MlflowTracker:
 
     def notify(self) -> None:
         self._wake.set()
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        with self._kept_from_the_run():
+            record = load_record(self._folder)
+            assert record is not None, "tags come after start"
+            save_record(self._folder, replace(record, tags=record.tags | dict(tags)))
+            self._wake.set()
 
     def finish(self, status: str) -> None:
         with self._kept_from_the_run():

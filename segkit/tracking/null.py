@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from segkit.contracts import RunInfo
@@ -17,5 +18,7 @@ class NullTracker:
     def start(self, info: RunInfo) -> None: ...
 
     def notify(self) -> None: ...
+
+    def tag(self, tags: Mapping[str, str]) -> None: ...
 
     def finish(self, status: str) -> None: ...

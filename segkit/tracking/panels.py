@@ -83,10 +83,19 @@ def _write(figure: Figure, text: str, x: int, y_from_top: int, **style: Any) -> 
 
 
 def _title(row: PanelRow, labels: LabelSpace) -> str:
-    valid = row.truth != labels.ignore_index
-    if not valid.any():
+    wrong, ignored = _judged(row.truth, row.prediction, labels)
+    if ignored.all():
         return f"{row.id}   (no labelled pixel)"
-    return f"{row.id}   {(row.truth == row.prediction)[valid].mean():.1%} of labelled pixels right"
+    return f"{row.id}   {1 - wrong[~ignored].mean():.1%} of labelled pixels right"
+
+
+def _judged(
+    truth: NDArray[Any], prediction: NDArray[Any], labels: LabelSpace
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which pixels (H, W) are wrong, and which are ignored; of layers, those wrong in one and ignored in all."""
+    ignored = truth == labels.ignore_index
+    wrong = (truth != prediction) & ~ignored
+    return (wrong.any(axis=0), ignored.all(axis=0)) if truth.ndim == 3 else (wrong, ignored)
 
 
 def _present_classes(rows: Sequence[PanelRow], labels: LabelSpace) -> list[int]:
@@ -117,10 +126,7 @@ def _cells(row: PanelRow, labels: LabelSpace) -> list[NDArray[np.uint8]]:
         )
     )
     truth, prediction = _nearest(row.truth, size), _nearest(row.prediction, size)
-    ignored = truth == labels.ignore_index
-    wrong = (truth != prediction) & ~ignored
-    if truth.ndim == 3:
-        ignored, wrong = ignored.all(axis=0), wrong.any(axis=0)
+    wrong, ignored = _judged(truth, prediction, labels)
     errors = np.repeat((110 + 0.5 * image.mean(axis=2, keepdims=True)).astype(np.uint8), 3, axis=2)
     errors[wrong] = ERROR
     stripes = _stripes(size)

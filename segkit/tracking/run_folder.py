@@ -28,7 +28,7 @@ LOCK = ".lock"
 
 RUNNING = "running"
 KILLED = "killed"
-ENDED = ("completed", "failed", "interrupted", "terminated", KILLED)
+ENDED = ("completed", "pruned", "failed", "interrupted", "terminated", KILLED)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RunRecord:
         name, params, tags: as in `segkit.contracts.RunInfo`.
         started, ended: unix seconds; `ended` is None while the run goes on.
         continues: the MLflow run to go on with, if it is known there.
-        status: running, completed, failed, interrupted, terminated or killed.
+        status: running, completed, pruned, failed, interrupted, terminated or killed.
     """
 
     destination: Destination

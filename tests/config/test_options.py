@@ -27,6 +27,8 @@ CONF = REPOSITORY / "conf"
 # Groups whose options need a value that no default can give.
 NEEDED = {
     ("dataset", "folder"): ["dataset.root=data", "dataset.num_classes=3"],
+    ("dataset", "split_lists"): ["dataset.root=data", "dataset.num_classes=3"],
+    ("dataset", "csv"): ["dataset.root=data", "dataset.num_classes=3"],
     ("optimizer", "timm"): ["optimizer.optimizer.opt=lamb"],
 }
 

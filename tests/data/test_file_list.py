@@ -98,6 +98,7 @@ def test_files_are_found_below_folders_and_links_once_around(tmp_path: Path) -> 
     (tmp_path / "elsewhere/circle").symlink_to(tmp_path / "root")
     (tmp_path / "root/file.png").symlink_to(tmp_path / "elsewhere/e.png")
     (tmp_path / "root/broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "root/itself").symlink_to(tmp_path / "root/itself")
     assert files_below(tmp_path / "root", {".png", ".jpg"}) == [
         *("again/e.png", "b/c/x.jpg", "file.png", "folder.png/inside.png", "link/e.png", "z.PNG")
     ]

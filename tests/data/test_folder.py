@@ -268,3 +268,78 @@ def test_camvid_is_sound_and_counts_as_published() -> None:
         *(12284387, 19281259, 721848, 25130056, 4366836, 9017887),
         *(899583, 1251792, 4024593, 518916, 571977, 2801266),
     ]
+
+
+def test_colour_coded_masks_are_read_through_the_palette(root: Path) -> None:
+    colors = [[10, 20, 30], [200, 0, 0]]
+    painted = np.array([*colors, [0, 0, 0]], np.uint8)[np.resize([0, 1, 2], (4, 6))]
+    for name in "abc":
+        write(root / f"train/masks/{name}.png", painted)
+    keys = {"mask_format": "colors", "colors": colors, "ignore_colors": [[0, 0, 0]]}
+    source = folder(root, **keys)
+    source.check()
+    assert source.read(0).mask[0].tolist() == [0, 1, 255, 0, 1, 255]
+    unknown = painted.copy()
+    unknown[0, :3] = (1, 2, 3)
+    write(root / "train/masks/b.png", unknown)
+    assert "1 masks with colours that are no class's:\n  train/masks/b.png: [1, 2, 3] in 3 pixels" in faults(
+        root, **keys
+    )
+    with pytest.raises(
+        DataError, match=r"train/masks/b\.png: masks with colours that are no class's: \[1, 2, 3\] in 3"
+    ):
+        folder(root, **keys).read(1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"colors": [[1, 1, 1], [1, 1, 1]]}, r"dataset\.colors: \[1, 1, 1\] stands for two classes"),
+        ({"ignore_colors": [[128, 0, 0]]}, r"\[128, 0, 0\] stands for two classes"),
+        ({"ignore_colors": [[0, 0]]}, r"dataset\.ignore_colors has \[0, 0\]; allowed: three"),
+        ({"class_mapping": {0: 1}}, r"dataset\.class_mapping is for masks of ids"),
+        ({"multilabel": True}, r"dataset\.multilabel is for masks of ids"),
+        ({"mask_format": "ids", "ignore_colors": [[1, 1, 1]]}, r"ignore_colors is for dataset\.mask_format=colors"),
+    ],
+)
+def test_contradictions_about_colours_are_told(root: Path, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        folder(root, **{"mask_format": "colors", **keys})
+
+
+def test_layers_are_read_and_checked_like_ids(root: Path) -> None:
+    layers = np.zeros((4, 6, 2), np.uint8)
+    layers[0, 0], layers[0, 1] = (1, 1), (255, 0)
+    for name in "abc":
+        (root / f"train/masks/{name}.png").unlink()
+        np.save(root / f"train/masks/{name}.npy", layers)
+    source = folder(root, multilabel=True)
+    source.check()
+    assert np.array_equal(source.read(0).mask, layers)
+    np.save(root / "train/masks/b.npy", layers + 1)
+    np.save(root / "train/masks/c.npy", layers[..., :1])
+    message = faults(root, multilabel=True)
+    assert "1 masks with ids that are no class; allowed: 0..1, 255:\n  train/masks/b.npy: 2" in message
+    assert "  train/masks/c.npy: 1 channels" in message
+    np.save(root / "train/masks/c.npy", layers)
+    np.save(root / "train/masks/b.npy", layers // 255 * 255)
+    folder(root, multilabel=True, class_mapping={0: 0, 1: 1, 255: 1}).check()
+
+
+def test_a_mask_drawn_before_exif_turned_its_image_is_told_so(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image()).save(root / "train/images/b.jpg", exif=exif)
+    (root / "train/images/b.png").unlink()
+    message = faults(root)
+    assert "train/masks/b.png: 6x4, its image 4x6 once turned as its EXIF orientation says; turn the mask" in message
+    write(root / "train/masks/b.png", mask(height=6, width=4))
+    folder(root).check()
+
+
+def test_a_second_start_reads_no_file(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(root, cache_dir=str(tmp_path / "cache")).check()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"reads {path}"))
+    source = folder(root, cache_dir=str(tmp_path / "cache"))
+    source.check()
+    assert len(source) == 3

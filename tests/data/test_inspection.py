@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segkit.data import inspection
 from segkit.data.file_list import FileList
 from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, inspected
 from segkit.data.reading import read_mask
@@ -30,8 +31,8 @@ class Reader:
         return facts_of_mask(read_mask(path))
 
 
-def all_facts(inspection: Inspection) -> list[Facts | None]:
-    return [inspection.facts(index) for index in range(len(inspection.sizes))]
+def all_facts(found: Inspection) -> list[Facts | None]:
+    return [found.facts(index) for index in range(len(found.sizes))]
 
 
 def test_facts_are_size_and_ids(masks: FileList) -> None:
@@ -66,6 +67,23 @@ def test_new_files_join_those_that_are_known(masks: FileList, tmp_path: Path) ->
     fewer = FileList(masks.base, ["b.png", "0.png"])
     assert all_facts(inspected(fewer, reader, tmp_path / "cache.npz")) == [Facts((1, 3), (0, 3)), Facts((1, 1), (7,))]
     assert len(reader.reads) == 1
+
+
+def test_a_call_that_is_cut_short_is_gone_on_with(
+    masks: FileList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "CHUNK", 1)
+
+    def interrupted(path: Path) -> Facts:
+        if path == masks[1]:
+            raise KeyboardInterrupt
+        return Reader()(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        inspected(masks, interrupted, tmp_path / "cache.npz")
+    reader = Reader()
+    assert all_facts(inspected(masks, reader, tmp_path / "cache.npz")) == [Facts((1, 3), (0, 3))] * 2
+    assert reader.reads == [masks[1]]
 
 
 def test_unusable_files_are_looked_at_every_time(masks: FileList, tmp_path: Path) -> None:

@@ -36,7 +36,26 @@ def test_ids_without_a_place_are_named() -> None:
     label_map = LabelMap(LABELS, {7: 0, 8: 1}, np.uint8)
     with pytest.raises(UnusableError, match=r"has ids 0, 9; allowed: 7..8, 255"):
         label_map(np.array([7, 9, 9, 0], np.uint8))
-    assert label_map.unknown([0, 7, 9, 255]) == [0, 9]
+    assert label_map.is_known(np.array([0, 7, 9, 255])).tolist() == [False, True, False, True]
+    with pytest.raises(UnusableError, match=r"has ids 9, 300; allowed"):
+        label_map(np.array([[7, 9, 300]], np.int32))
+
+
+def test_masks_of_8_bits_and_of_more_agree_in_every_shape() -> None:
+    label_map = LabelMap(LABELS, {7: 0, 8: 1, 9: 255}, np.uint8)
+    raw = np.random.default_rng(0).choice(np.array([7, 8, 9, 255], np.uint8), (5, 4, 6))
+    for part in (raw, raw[::2, :, :1], raw[..., 0], raw[..., 0].T, raw[:0]):
+        assert label_map(part).shape == part.shape
+        assert np.array_equal(label_map(part), label_map(part.astype(np.int32)))
+
+
+def test_multilabel_ids_are_0_and_1() -> None:
+    labels = LabelSpace(("a", "b", "c"), ((0, 0, 0),) * 3, 255, multilabel=True)
+    assert LabelMap(labels, None, np.uint8)(np.array([[[0, 1, 255]]], np.uint8)).tolist() == [[[0, 1, 255]]]
+    with pytest.raises(UnusableError, match=r"has ids 2; allowed: 0\.\.1, 255"):
+        LabelMap(labels, None, np.uint8)(np.array([[[2]]], np.uint8))
+    with pytest.raises(UserError, match=r"maps 5 to 2; allowed: 0\.\.1 and"):
+        LabelMap(labels, {5: 2}, np.uint8)
 
 
 @pytest.mark.parametrize("mapping", [{-1: 0}, {65536: 0}, {0: 3}, {0: -1}])
@@ -53,7 +72,7 @@ def test_every_id_is_mapped_or_reported(mapping: dict[int, int], raw: list[int])
     label_map = LabelMap(LABELS, mapping, np.uint8)
     expected = {255: 255, **mapping}
     unknown = sorted({value for value in raw if value not in expected})
-    assert label_map.unknown(sorted(set(raw))) == unknown
+    assert sorted({value for value in raw if not label_map.is_known(np.array(value))}) == unknown
     if unknown:
         with pytest.raises(UnusableError):
             label_map(np.array(raw, np.int32))

@@ -21,6 +21,15 @@ def test_confusion_figure_greys_a_row_without_pixels(tmp_path: Path):
     assert 0.1 < share_of_grey(tmp_path / "absent.png") < 0.5
 
 
+def test_classes_judged_each_for_itself_have_a_row_of_four_cells(tmp_path: Path):
+    """Of four rows of four cells, two are grey in a class that is nowhere, and in one that is everywhere."""
+    counts = np.array([[[4, 1], [2, 3]], [[9, 1], [0, 0]], [[0, 0], [1, 9]], [[5, 5], [5, 5]]])
+    confusion_figure(counts, ["a", "b", "c", "d"], tmp_path / "some.png")
+    confusion_figure(counts[[0, 0, 0, 3]], ["a", "b", "c", "d"], tmp_path / "none.png")
+    assert share_of_grey(tmp_path / "none.png") < 0.001
+    assert 0.05 < share_of_grey(tmp_path / "some.png") < 0.3
+
+
 @pytest.mark.parametrize("num_classes", [2, 21, 150])
 def test_confusion_figure_stays_of_a_size_to_look_at(tmp_path: Path, num_classes: int):
     names = [f"class {index}" for index in range(num_classes)]

@@ -1,0 +1,138 @@
+"""The study of a sweep, opened alike by the process that sweeps and by those that run its trials."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from segkit.config import instantiate
+from segkit.errors import UserError
+from segkit.sweep.claims import CLAIM, Claims
+from segkit.sweep.samplers import seeded
+from segkit.sweep.settings import SweepSettings
+from segkit.sweep.storage import open_storage, study_lock
+
+ERROR, FOLDER, PARTS = "error", "folder", "folds"
+"""User attributes of a trial: why it failed, its run folder, and the score of each fold that is done."""
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """An open study with its claims."""
+
+    settings: SweepSettings
+    name: str
+    storage: BaseStorage
+    study: optuna.Study
+    claims: Claims
+
+    @property
+    def is_maximized(self) -> bool:
+        return self.settings.direction[0] == "maximize"
+
+    def trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def trial(self, number: int) -> FrozenTrial:
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        return self.storage.get_trial(trial_id)
+
+    def note(self, number: int, name: str, value: object) -> None:
+        """Keep a fact with a trial that is running."""
+        self.storage.set_trial_user_attr(self.trial(number)._trial_id, name, value)
+
+    def finish(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        """End a trial. A second end of the same trial changes nothing."""
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self.study.tell(number, list(values) if values is not None else None, state, skip_if_finished=True)
+
+    def fail(self, number: int, error: str) -> None:
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self.note(number, ERROR, error)
+        self.finish(number, TrialState.FAIL)
+
+    def report(self, number: int, score: float, step: int) -> bool:
+        """Tell an intermediate score; whether the trial should end. A score told before stays as it was."""
+        trial = optuna.Trial(self.study, self.trial(number)._trial_id)
+        if step not in self.trial(number).intermediate_values and math.isfinite(score):
+            trial.report(score, step)
+        return trial.should_prune()
+
+    def best(self) -> FrozenTrial | None:
+        """The completed trial with the best (first) objective; None if there is none."""
+        done = [trial for trial in self.trials() if trial.state is TrialState.COMPLETE]
+        sign = 1 if self.is_maximized else -1
+        return max(done, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
+
+
+def open_sweep(settings: SweepSettings, *, for_jobs: bool) -> Sweep:
+    """The study that `settings` name, made if it does not exist. Raises UserError.
+
+    `for_jobs` opens it for the process that runs a trial: nothing is sampled there, so the sampler is a cheap one.
+    """
+    assert settings.study_name is not None
+    quieten()
+    storage = open_storage(settings.storage)
+    sampler: BaseSampler = RandomSampler() if for_jobs else make_sampler(settings)
+
+    def lock() -> contextlib.AbstractContextManager[None]:
+        return study_lock(storage, settings.storage, settings.study_name or "")
+
+    with lock():  # PostgreSQL and MySQL would let two processes make the same study, and one of them fail
+        study = optuna.create_study(
+            storage=storage,
+            study_name=settings.study_name,
+            sampler=sampler,
+            pruner=make_pruner(settings),
+            directions=list(settings.direction),
+            load_if_exists=True,
+        )
+    found = tuple(direction.name.lower() for direction in study.directions)
+    if found != settings.direction:
+        raise UserError(
+            f"hydra.sweeper.direction={list(settings.direction)}: the study {settings.study_name} has "
+            f"{list(found)}; give this sweep a study of its own with hydra.sweeper.study_name=..."
+        )
+    claims = Claims(study, lock, grace_s=settings.grace_s)
+    return Sweep(settings, settings.study_name, storage, study, claims)
+
+
+def make_sampler(settings: SweepSettings) -> BaseSampler:
+    node = dict(settings.sampler)
+    seed = node.pop("seed", None)
+    if seed is not None and not (isinstance(seed, int) and seed >= 0):
+        raise UserError(f"hydra.sweeper.sampler.seed={seed}; allowed: whole numbers from 0 up, or null")
+    make = instantiate.build({**node, "_partial_": True}, "hydra.sweeper.sampler", supplied=["seed"])
+    try:
+        return seeded(make, seed)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"hydra.sweeper.sampler: {error}") from None
+
+
+def make_pruner(settings: SweepSettings) -> BasePruner:
+    return instantiate.build(settings.pruner, "hydra.sweeper.pruner")
+
+
+def quieten() -> None:
+    """Optuna's messages, one a trial: the sweep shows its own."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+
+def visible_attributes(trial: FrozenTrial) -> dict[str, object]:
+    """What the user attributes of a trial say to people."""
+    return {name: value for name, value in trial.user_attrs.items() if name != CLAIM}

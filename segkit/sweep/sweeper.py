@@ -1,0 +1,363 @@
+"""The sweep: claims trials, sends them to slots, and leaves a study that the same command goes on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from optuna.distributions import CategoricalDistribution, distribution_to_json
+from optuna.trial import FrozenTrial, TrialState
+
+import segkit
+from segkit.config import instantiate
+from segkit.errors import Interrupted, UserError
+from segkit.sweep.claims import Claim, claim_of
+from segkit.sweep.display import SweepDisplay, make_display
+from segkit.sweep.job import Outcome, TrialTask
+from segkit.sweep.results import write_results
+from segkit.sweep.samplers import Grid, grid_points
+from segkit.sweep.settings import SweepSettings, read
+from segkit.sweep.slots import Slots, make_slots, quiet_launchers
+from segkit.sweep.space import Space, as_overrides, quoted, read_space
+from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep, quieten
+from segkit.trials import SweepRecord
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+UNDECIDED_POLL_S = 5.0
+STOP_S = 60.0
+"""Longest wait, after an interruption, for running trials to save."""
+
+
+def sweep(config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]) -> Any:
+    """Run the sweep that `config` and the command line's `arguments` describe; its best value or values.
+
+    Raises UserError for what the user can mend, Interrupted after a signal, and SystemExit(1) when too many
+    trials failed, or all of them.
+    """
+    quieten()
+    settings = read(config.hydra)
+    space = read_space(arguments, settings.params, settings.custom_search_space, context.config_loader)
+    settings = _with_name(settings, config, space)
+    folder = _take_folder(config, settings)
+    _check_composes(config, context, space)
+    _reach_from_workers()
+    opened = open_sweep(settings, for_jobs=False)
+    limit = _prepare(opened, space)
+    record = _make_record(settings, config, folder)
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=TrialTask(task), config=config
+    )
+    slots = make_slots(launcher, settings.n_jobs)
+    running = _Running(
+        opened,
+        space,
+        slots,
+        config,
+        limit,
+        make_display(opened, limit, slots.count, space),
+        record,
+        lambda key: bool(context.config_loader.get_group_options(key)),
+    )
+    return running.to_the_end(folder)
+
+
+@dataclass
+class _Running:
+    sweep: Sweep
+    space: Space
+    slots: Slots
+    config: DictConfig
+    limit: int | None
+    display: SweepDisplay
+    record: SweepRecord | None
+    is_group: Callable[[str], bool]
+    jobs: dict[Future[Outcome], tuple[int, Claim]] = field(default_factory=dict)
+    failures: list[Outcome] = field(default_factory=list)
+    interruption: Outcome | None = None
+    started: float = field(default_factory=time.monotonic)
+    beaten: float = 0.0
+
+    def to_the_end(self, folder: Path) -> Any:
+        status = "failed"
+        if self.record is not None:
+            self.record.start(self.sweep.study, self.space.distributions, self.space.fixed)
+        try:
+            with quiet_launchers(), self.display:
+                self._run()
+            status = self._status()
+        except (KeyboardInterrupt, SystemExit) as error:
+            code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 130
+            self.interruption = Outcome("interrupted", exit_code=code)
+            status = "terminated" if code == 143 else "interrupted"
+        finally:
+            self.slots.close()
+            files = write_results(self.sweep, self.space, folder, status, self.is_group)
+            self.display.summary(folder, status, self.failures)
+            if self.record is not None:
+                self.record.finish(self.sweep.study, status, files)
+        return self._give_back(status)
+
+    def _run(self) -> None:
+        try:
+            while self._fill() or self.jobs:
+                self._collect()
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._stop(signal.SIGTERM, STOP_S)
+            raise error
+
+    def _fill(self) -> bool:
+        """Send trials to all free slots; whether there is more to come."""
+        while not self._is_over() and len(self.jobs) < self.slots.count:
+            taken = self.sweep.claims.take(limit=self.limit, draw=self._draw)
+            if taken is None:
+                if self.jobs or not self.sweep.claims.undecided():
+                    return bool(self.jobs)
+                time.sleep(UNDECIDED_POLL_S)
+                continue
+            self._send(*taken)
+            if self.slots.is_here:
+                break
+        return not self._is_over() or bool(self.jobs)
+
+    def _is_over(self) -> bool:
+        settings = self.sweep.settings
+        late = settings.timeout_s is not None and time.monotonic() - self.started > settings.timeout_s
+        return late or self.interruption is not None or self._has_failed_too_often()
+
+    def _has_failed_too_often(self) -> bool:
+        most = self.sweep.settings.max_failures
+        return most is not None and len(self.failures) > most
+
+    def _draw(self) -> optuna.Trial:
+        trial = self.sweep.study.ask(dict(self.space.distributions))
+        if self.space.custom is not None:
+            self.space.custom(self.config, trial)
+        return trial
+
+    def _send(self, trial: FrozenTrial, claim: Claim) -> None:
+        settings, number = self.sweep.settings, trial.number
+        again = FOLDER in trial.user_attrs
+        overrides = [*self.space.fixed, *as_overrides(trial.params), f"hydra.sweeper.ticket={claim.ticket}"]
+        subdir = str(number)
+        if settings.folds is not None:
+            fold = len(trial.user_attrs.get(PARTS, []))
+            overrides.append(f"{settings.fold_key}={fold}")
+            subdir = f"{number}/fold_{fold}"
+        if again:
+            overrides += settings.retry_overrides
+        overrides.append(f"hydra.sweep.subdir={quoted(subdir)}")
+        self.display.sent(number)
+        self.jobs[self.slots.run(overrides, number)] = (number, claim)
+
+    def _collect(self) -> None:
+        """Wait a moment for jobs to end, and take note of those that have."""
+        done, _ = wait(self.jobs, timeout=POLL_S, return_when="FIRST_COMPLETED")
+        self._beat()
+        for job in done:
+            number, claim = self.jobs.pop(job)
+            error = job.exception()
+            outcome = job.result() if error is None else self._died(number, claim, error)
+            self._ended(number, claim, outcome)
+
+    def _ended(self, number: int, claim: Claim, outcome: Outcome | None) -> None:
+        if outcome is not None and outcome.status == "part":
+            renewed = self.sweep.claims.renew(number, claim)
+            if renewed is not None:
+                self._send(self.sweep.trial(number), renewed)
+            return
+        if outcome is not None and outcome.status == "failed":
+            self.failures.append(outcome)
+        # A job of another machine that was stopped is claimed again; one of this terminal ends the sweep.
+        if outcome is not None and outcome.status == "interrupted" and (self.slots.is_here or outcome.exit_code == 130):
+            self.interruption = outcome
+        self.display.ended(number, outcome.status if outcome is not None else "again")
+        if self.record is not None:
+            self.record.update(self.sweep.study)
+
+    def _died(self, number: int, claim: Claim, error: BaseException) -> Outcome | None:
+        """What a job that gave no outcome comes to: None if the trial is to be run again."""
+        trial = self.sweep.trial(number)
+        if trial.state.is_finished():
+            return None
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            text = f"{type(error).__name__}: {str(error).strip()}"
+        else:
+            current = claim_of(trial)
+            deaths = current.deaths if current is not None else 0
+            reason = str(error).strip().splitlines()
+            text = f"the process of the trial died ({reason[0] if reason else type(error).__name__})"
+            if deaths < self.sweep.settings.max_retries:
+                log.warning("trial %d: %s; it is run again from its newest checkpoint", number, text)
+                self.sweep.claims.release(number, claim.ticket, died=True)
+                return None
+        self.sweep.fail(number, text[:2000])
+        return Outcome("failed", text, is_users=isinstance(error, HydraException | OmegaConfBaseException))
+
+    def _beat(self) -> None:
+        """Speak for the jobs that wait at a launcher; those that run speak for themselves."""
+        if time.monotonic() - self.beaten < self.sweep.settings.heartbeat_s:
+            return
+        self.beaten = time.monotonic()
+        for number, claim in self.jobs.values():
+            try:
+                self.sweep.claims.beat(number, claim)
+            except Exception:
+                log.debug("no sign of life could be given for trial %d", number, exc_info=True)
+
+    def _stop(self, number: signal.Signals, patience_s: float) -> None:
+        """Ask the processes of this sweep's trials on this machine to save and end, and wait for them."""
+        self.display.stopping()
+        for trial, _ in self.jobs.values():
+            claim = claim_of(self.sweep.trial(trial))
+            if claim is not None and claim.phase == "running" and claim.is_here and claim.pid != os.getpid():
+                try:
+                    os.kill(claim.pid, number)
+                except ProcessLookupError:
+                    continue
+        try:
+            wait([job for job in self.jobs if not job.cancel()], timeout=patience_s)
+        except KeyboardInterrupt:
+            if number == signal.SIGTERM:
+                self._stop(signal.SIGKILL, 5.0)
+        for job, (trial, claim) in self.jobs.items():
+            if job.done():
+                self.sweep.claims.release(trial, claim.ticket)
+
+    def _status(self) -> str:
+        if self.interruption is not None:
+            return "terminated" if self.interruption.exit_code == 143 else "interrupted"
+        states = {trial.state for trial in self.sweep.trials()}
+        nothing = not states & {TrialState.COMPLETE, TrialState.PRUNED} and TrialState.FAIL in states
+        return "failed" if nothing or self._has_failed_too_often() else "completed"
+
+    def _give_back(self, status: str) -> Any:
+        if self.interruption is not None:
+            code = self.interruption.exit_code
+            raise Interrupted(status, code, f"{status}; the same command goes on with this sweep")
+        if status == "failed":
+            first = self.failures[0] if self.failures else None
+            if first is not None and all(failure.is_users for failure in self.failures):
+                raise UserError(first.error.partition(": ")[2] or first.error)
+            raise SystemExit(1)
+        best = self.sweep.best()
+        if best is None or self.sweep.settings.is_multi_objective:
+            return None
+        return best.value
+
+
+def _with_name(settings: SweepSettings, config: DictConfig, space: Space) -> SweepSettings:
+    """The settings with a study name, which follows from what is swept: the same command finds its study again."""
+    if settings.study_name is not None:
+        return settings
+    identity = {
+        "config": str(config.hydra.job.config_name),
+        "fixed": sorted(space.fixed),
+        "space": {key: distribution_to_json(value) for key, value in sorted(space.distributions.items())},
+        "custom": settings.custom_search_space,
+        "direction": settings.direction,
+        "objectives": settings.objectives,
+        "folds": settings.folds,
+    }
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+    option = str(config.hydra.runtime.choices.get("sweep") or config.hydra.runtime.choices["hydra/sweeper/sampler"])
+    return settings.model_copy(update={"study_name": f"{config.hydra.job.name}-{option}-{digest}"})
+
+
+def _take_folder(config: DictConfig, settings: SweepSettings) -> Path:
+    """The folder of the trials; every job is told of it, and of the study, in its overrides."""
+    assert settings.study_name is not None
+    given = [str(override) for override in config.hydra.overrides.hydra]
+    with open_dict(config.hydra):
+        config.hydra.sweeper.study_name = settings.study_name
+        if not any(override.startswith("hydra.sweep.dir=") for override in given):
+            config.hydra.sweep.dir = str(config.hydra.sweeper.folder)
+        folder = Path(str(config.hydra.sweep.dir)).absolute()
+        config.hydra.overrides.hydra = [
+            *given,
+            f"hydra.sweeper.study_name={quoted(settings.study_name)}",
+            f"hydra.sweep.dir={quoted(str(folder))}",
+        ]
+        config.hydra.sweep.dir = str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _check_composes(config: DictConfig, context: HydraContext, space: Space) -> None:
+    """Compose one point of the space before there is a study: what does not exist is no failed trial."""
+    for key, distribution in space.distributions.items():
+        options = context.config_loader.get_group_options(key)
+        if options and isinstance(distribution, CategoricalDistribution):
+            wrong = [str(choice) for choice in distribution.choices if choice not in options]
+            if wrong:
+                raise UserError(f"{key}={wrong[0]}: no such option; allowed: {', '.join(options)}")
+    some = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask(dict(space.distributions))
+    overrides = [*space.fixed, *as_overrides(some.params)]
+    context.config_loader.load_sweep_config(config, overrides)
+
+
+def _prepare(opened: Sweep, space: Space) -> int | None:
+    """Queue a grid, refuse a space that is not the study's; how many trials the study is to have, None: no end."""
+    storage, study = opened.storage, opened.study
+    now = {key: distribution_to_json(value) for key, value in space.distributions.items()}
+    before: Mapping[str, str] = study.user_attrs.get("space", {})
+    changed = [
+        key
+        for key, value in space.distributions.items()
+        if isinstance(value, CategoricalDistribution) and before.get(key, now[key]) != now[key]
+    ]
+    if changed:
+        raise UserError(
+            f"{changed[0]}: the study {opened.name} was begun with other choices, {before[changed[0]]}; "
+            "give this sweep a study of its own with hydra.sweeper.study_name=..."
+        )
+    fixed: Sequence[str] = study.user_attrs.get("fixed", list(space.fixed))
+    if sorted(fixed) != sorted(space.fixed):
+        log.warning("the study %s was begun with other settings: %s", opened.name, " ".join(fixed))
+    study.set_user_attr("space", now)
+    study.set_user_attr("fixed", list(space.fixed))
+    limit = opened.settings.n_trials
+    if str(opened.settings.sampler.get("_target_", "")).rpartition(".")[2] != Grid.__name__:
+        return limit
+    if space.custom is not None:
+        raise UserError("hydra.sweeper.custom_search_space: a grid takes all its values from choices and ranges")
+    points = grid_points(space.distributions)
+    with opened.claims.locked():
+        queued = len(storage.get_all_trials(study._study_id, deepcopy=False))
+        for point in points[queued:]:
+            study.enqueue_trial(point)
+    return len(points) if limit is None else min(limit, len(points))
+
+
+def _make_record(settings: SweepSettings, config: DictConfig, folder: Path) -> SweepRecord | None:
+    if settings.record is None:
+        return None
+    supplied = ["tracker", "folder", "name", "directions"]
+    make = instantiate.build(settings.record, "hydra.sweeper.record", supplied=supplied)
+    tracker = config.get("tracker")
+    node = OmegaConf.to_container(tracker, resolve=True) if isinstance(tracker, DictConfig) else None
+    return make(tracker=node, folder=folder, name=settings.study_name, directions=settings.direction)
+
+
+def _reach_from_workers() -> None:
+    """Let processes that launchers start find segkit and its plugin, whatever they are started as."""
+    package = Path(segkit.__file__).resolve().parent
+    wanted = [str(package.parent), str(package / "sweep" / "plugin")]
+    present = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*present, *(part for part in wanted if part not in present)])

@@ -1,0 +1,58 @@
+"""A command of a moment, to sweep over: it does what its config says and leaves a line when it begins and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(REPOSITORY))
+
+from segkit.cli import app  # noqa: E402
+from segkit.trials import current_trial  # noqa: E402
+
+
+def task(config: DictConfig) -> object:
+    trial = current_trial.get()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    note(config, "begins", folder)
+    match config.behaviour:
+        case "raise":
+            raise RuntimeError("this went wrong")
+        case "memory":
+            raise MemoryError("no memory left")
+        case "nan":
+            value: object = float("nan")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "die_once" if not (folder / "died").exists():
+            (folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "two":
+            value = [config.x, 1 - config.x]
+        case _:
+            value = config.x + config.fold / 100
+    for evaluation in range(1, config.evaluations + 1):
+        time.sleep(config.seconds / config.evaluations)
+        if trial is not None:
+            trial.report(config.x * evaluation / config.evaluations, evaluation)
+    note(config, "ends", folder)
+    return value
+
+
+def note(config: DictConfig, what: str, folder: Path) -> None:
+    line = {"what": what, "folder": folder.name, "x": config.x, "time": time.time(), "pid": os.getpid()}
+    with Path(config.notes).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    app.CONF = Path(__file__).parent / "conf"
+    app.launch("app", task)

@@ -1,0 +1,101 @@
+"""Other storages and launchers: a real PostgreSQL, a journal, submitit's local executor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from segkit.sweep.storage import open_storage
+from tests.sweep.conftest import Sweeps
+
+SEARCH = "x=interval(0,1)"
+
+
+def postgres_binaries() -> Path | None:
+    found = [Path(path).resolve().parent for path in (shutil.which("initdb"), shutil.which("pg_ctl")) if path]
+    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((folder for folder in found if (folder / "initdb").exists() and (folder / "postgres").exists()), None)
+
+
+@pytest.fixture
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a fresh PostgreSQL server on loopback."""
+    binaries = postgres_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server is installed")
+    folder = Path(tmp_path_factory.mktemp("postgres"))
+    user = "postgres" if os.getuid() == 0 else None  # the server refuses to run as root
+    if user is not None:
+        for parent in (folder, *folder.parents):
+            if parent.stat().st_uid == 0 and parent != Path("/tmp") and "pytest" in str(parent):
+                parent.chmod(0o755)
+        try:
+            shutil.chown(folder, user)
+        except LookupError:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run = {"check": True, "capture_output": True, "user": user, "cwd": "/"}
+    data = folder / "data"
+    subprocess.run([binaries / "initdb", "-D", data, "-U", "segkit", "--auth=trust", "--no-sync"], **run)
+    server = subprocess.Popen(
+        [binaries / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        user=user,
+        cwd="/",
+    )
+    url = f"postgresql+psycopg2://segkit@127.0.0.1:{port}/postgres"
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        time.sleep(0.5)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def test_two_processes_share_a_study_on_postgresql_and_a_killed_one_is_made_up_for(sweeps: Sweeps, postgres: str):
+    pytest.importorskip("psycopg2")
+    command = [SEARCH, f"hydra.sweeper.storage='{postgres}'", "hydra.sweeper.n_trials=6", "seconds=0.3"]
+    one, other = sweeps.start(*command), sweeps.start(*command)
+    sweeps.wait_for(lambda: len({note["pid"] for note in sweeps.notes("begins")}) == 2, one)
+    other.kill()
+    other.communicate()
+    _, err = one.communicate(timeout=240)
+    assert one.returncode == 0, err
+    study = optuna.load_study(study_name="s", storage=postgres)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 6
+    assert set(Counter(note["folder"] for note in sweeps.notes("ends"))) == {str(number) for number in range(6)}
+
+
+def test_a_journal_serves_as_storage(sweeps: Sweeps):
+    command = [SEARCH, f"hydra.sweeper.storage=journal:///{sweeps.folder}/journal.log", "seconds=0.2"]
+    processes = [sweeps.start(*command, "hydra.sweeper.n_trials=5") for _ in range(2)]
+    assert all(process.wait(timeout=240) == 0 for process in processes)
+    open_storage.cache_clear()
+    study = optuna.load_study(study_name="s", storage=open_storage(f"journal:///{sweeps.folder}/journal.log"))
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 5
+
+
+def test_submitit_runs_each_trial_as_a_job_of_its_own(sweeps: Sweeps):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    ended = sweeps.run(SEARCH, "hydra/launcher=submitit_local", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2")
+    assert ended.returncode == 0, ended.stderr
+    assert sweeps.states() == {TrialState.COMPLETE: 3}
+    assert len({note["pid"] for note in sweeps.notes()}) == 3
