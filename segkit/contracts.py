@@ -27,6 +27,8 @@ __all__ = [
     "Metric",
     "Prediction",
     "Predictor",
+    "ProgressAware",
+    "QueryPrediction",
     "ReadingTransform",
     "RunInfo",
     "Sample",
@@ -168,6 +170,19 @@ class Batch:
         return Batch(self.images.pin_memory(), self.mask.pin_memory(), self.ids)
 
 
+@dataclass(frozen=True)
+class QueryPrediction:
+    """A set of Q segments, each with a class and a mask, that a model finds in every image of a batch.
+
+    Attributes:
+        class_logits: (B, Q, C + 1), the last for "no segment".
+        mask_logits: (B, Q, h, w), of a sigmoid.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+
+
 @dataclass
 class Prediction:
     """What a model, or a predictor wrapped around one, says of a batch of images.
@@ -175,10 +190,13 @@ class Prediction:
     Attributes:
         logits: (B, C, h, w) at the head's own stride; predictors that merge views may give full size.
         auxiliary: the same from each auxiliary head, by name; empty in evaluation mode.
+        queries: what a model of queries bases its logits on, last; before it, in training, what its earlier
+            blocks say. Empty for other models, and from predictors that merge views.
     """
 
     logits: Tensor
     auxiliary: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    queries: Sequence[QueryPrediction] = ()
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -211,10 +229,26 @@ class Predictor(Protocol):
     def __call__(self, images: Tensor) -> Prediction: ...
 
 
+@runtime_checkable
+class ProgressAware(Protocol):
+    """A module, of the model or the loss, that changes with the progress of the run.
+
+    It is a function of the progress alone, which a resumed run knows: nothing of it is saved.
+    """
+
+    def set_progress(self, done: float) -> None:
+        """Before every optimizer step: the share of the run's steps that is done, from 0 up to, but not, 1."""
+        ...
+
+
 class Schedule(Protocol):
     """A learning-rate schedule stepped once after every optimizer step."""
 
     def step(self) -> None: ...
+
+    def evaluated(self, score: float) -> None:
+        """The monitored score of an evaluation after the latest step; NaN where it is undefined."""
+        ...
 
     def state_dict(self) -> dict[str, Any]: ...
 

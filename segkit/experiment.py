@@ -52,7 +52,7 @@ def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float |
     try:
         trainer, labels = build(values, settings, run_folder, choices)
         score = _fit(trainer, labels, started)
-        trial = current_trial.get()
+        trial = current_trial()
         if trial is None or not trial.objectives:
             return score
         return objectives.values(trial.objectives, trainer, record.best_scores(trainer))
@@ -120,7 +120,7 @@ def build(
     tracker: Tracker = instantiate.build(values["tracker"], "tracker", supplied=SUPPLIED["tracker"])(
         run_folder=folder.path
     )
-    trial = current_trial.get()
+    trial = current_trial()
     # A sweep has a display of its own.
     progress = "off" if trial is not None and options.progress == "auto" else options.progress
     shown = ("miou", "loss", *(name for name, metric in settings.metrics.items() if metric.progress))

@@ -43,7 +43,7 @@ def run_info(
         if (folder.path / file).exists():
             folder.list_artifact(folder.path / file, "config")
     name, params = settings.name or _name(choices), _flat(values)
-    trial = current_trial.get()
+    trial = current_trial()
     if trial is not None:
         name = f"{name} {trial.name}"
         tags |= trial.tags
@@ -99,7 +99,7 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
             folder.list_artifact(file, "figures")
     except Exception:  # a figure is not worth a run
         log.warning("the figures could not be drawn", exc_info=True)
-    trial = current_trial.get()
+    trial = current_trial()
     if status == "pruned" and trial is not None and not trial.keeps_checkpoints_when_pruned:
         recording.keeper.delete_all()
     summary = _summary(trainer, status, error, time.monotonic() - started)

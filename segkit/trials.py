@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,8 +35,22 @@ class Trial(Protocol):
         ...
 
 
-current_trial: ContextVar[Trial | None] = ContextVar("current_trial", default=None)
-"""The trial that this process is running, set by the sweep around the task; None outside sweeps."""
+_running: ContextVar[Trial | None] = ContextVar("running trial", default=None)
+
+
+def current_trial() -> Trial | None:
+    """The trial that this process is running; None outside sweeps."""
+    return _running.get()
+
+
+@contextlib.contextmanager
+def running(trial: Trial) -> Iterator[None]:
+    """`trial` is the current one, while open."""
+    token = _running.set(trial)
+    try:
+        yield
+    finally:
+        _running.reset(token)
 
 
 class SweepRecord(Protocol):

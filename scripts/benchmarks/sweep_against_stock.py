@@ -127,7 +127,8 @@ def main() -> None:
         our_time += spent if reached is None else reached
         when = "not reached" if reached is None else f"reached after {reached:.0f} s"
         print(
-            f"seed {seed}: stock plugin {goal:.4f} in {whole:.0f} s; segkit {best:.4f} in {spent:.0f} s ({told}), {when}"
+            f"seed {seed}: stock plugin {goal:.4f} in {whole:.0f} s; "
+            f"segkit {best:.4f} in {spent:.0f} s ({told}), {when}"
         )
     print(
         f"ratio of trial time to the plugin's final best, over {len(options.seeds)} seeds: {our_time / stock_time:.2f}"

@@ -8,6 +8,7 @@ Prints the seconds a trial for each tenth of the sweep, and the last tenth over 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -19,8 +20,6 @@ from omegaconf import DictConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
-
-import itertools
 
 from segkit.cli import app  # noqa: E402
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from segkit.config.schema import TrainerSettings
-from segkit.contracts import Batch, Loss, Schedule, Tracker, TrainingData
+from segkit.contracts import Batch, Loss, ProgressAware, Schedule, Tracker, TrainingData
 from segkit.engine.cadence import Cadence
 from segkit.engine.checkpoint import CheckpointKeeper, Content
 from segkit.engine.ema import Ema
@@ -106,6 +106,8 @@ class Trainer:
         self.state = TrainState()
         self.clock = Clock()
         self.last_scores: dict[str, float] = {}
+        parts = [part for part in (learning.model, learning.loss) if isinstance(part, nn.Module)]
+        self._progress_aware = [m for part in parts for m in part.modules() if isinstance(m, ProgressAware)]
         self._scalars = ScalarQueue()
         self._interrupts = Interrupts()
         steps = data.steps_per_epoch
@@ -138,6 +140,8 @@ class Trainer:
         """One optimizer step on the mean loss over the images of all micro-batches; the step's scalars."""
         learning = self.learning
         learning.model.train()
+        for module in self._progress_aware:
+            module.set_progress(self.state.step / self.total_steps)
         num_images = sum(len(batch) for batch in micro_batches)
         scalars: dict[str, Tensor] = {}
         for host_batch in micro_batches:
@@ -229,6 +233,7 @@ class Trainer:
         is_best = self.state.note_score(
             score, mode=settings.checkpoint.mode, min_delta=settings.early_stopping.min_delta
         )
+        self.learning.schedule.evaluated(score)
         patience = settings.early_stopping.patience
         if patience is not None and self.state.evaluations_since_best >= patience and not is_last:
             self.state.stopped_early = True

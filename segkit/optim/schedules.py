@@ -9,7 +9,8 @@ follows it, over the steps that are left.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -40,6 +41,9 @@ class FactorSchedule:
     def step(self) -> None:
         self.current += 1
         self._apply()
+
+    def evaluated(self, score: float) -> None:
+        """Nothing: the learning rate is a function of the step."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.current}
@@ -103,7 +107,7 @@ def cosine(
     )
 
 
-def one_cycle(
+def onecycle(
     optimizer: Optimizer,
     *,
     total_steps: int,
@@ -148,8 +152,39 @@ def step_decay(
     return FactorSchedule(optimizer, lambda step: gamma ** (step // interval), warmup=warmup, last=total_steps)
 
 
+def multistep(
+    optimizer: Optimizer,
+    *,
+    total_steps: int,
+    steps_per_epoch: int,
+    milestones_steps: Sequence[int] | None = None,
+    milestones_epochs: Sequence[float] | None = None,
+    gamma: float = 0.1,
+    warmup_steps: int | None = None,
+    warmup_epochs: float | None = None,
+) -> FactorSchedule:
+    """`gamma` to the number of milestones gone by, which count from the start of the run."""
+    _check_share("gamma", gamma)
+    if bool(milestones_steps) == bool(milestones_epochs):
+        raise UserError(
+            f"scheduler.milestones_steps={milestones_steps}, scheduler.milestones_epochs={milestones_epochs}; "
+            "allowed: a list of numbers for one of them, and null for the other"
+        )
+    lengths = [(step, None) for step in milestones_steps or ()] + [(None, epoch) for epoch in milestones_epochs or ()]
+    milestones = sorted(
+        length_in_steps("milestones", steps_per_epoch, steps=steps, epochs=epochs) or 0 for steps, epochs in lengths
+    )
+    warmup = warmup_length(total_steps, steps_per_epoch, steps=warmup_steps, epochs=warmup_epochs)
+    return FactorSchedule(
+        optimizer, lambda step: gamma ** bisect_right(milestones, step + warmup), warmup=warmup, last=total_steps
+    )
+
+
 def length_in_steps(name: str, steps_per_epoch: int, *, steps: int | None, epochs: float | None) -> int | None:
-    """A length given as `<name>_steps` or `<name>_epochs`, in optimizer steps; None if it is not given."""
+    """A length given as `<name>_steps` or `<name>_epochs`, in optimizer steps; None if it is not given.
+
+    The one place where epochs become steps.
+    """
     found = f"scheduler.{name}_steps={steps}, scheduler.{name}_epochs={epochs}"
     if steps is not None and epochs is not None:
         raise UserError(f"{found}: both are set; set one of them to null")

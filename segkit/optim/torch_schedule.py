@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from segkit.contracts import UserError
 from segkit.optim.schedules import warmup_length
 
 
 class TorchSchedule:
     """A PyTorch schedule, stepped every step or epoch, after warm-up to the learning rate it starts with.
 
+    ReduceLROnPlateau is stepped after every evaluation instead, with the monitored score; evaluations during
+    warm-up do not count.
+
     Args:
-        scheduler: called with the optimizer; its own lengths count in `interval`.
+        scheduler: called with the optimizer, as are the `schedulers` that SequentialLR and ChainedScheduler are
+            made of; its own lengths count in `interval`, or in evaluations.
         interval: how often it is stepped; epochs count from the end of warm-up.
     """
 
@@ -34,12 +38,8 @@ class TorchSchedule:
         self.optimizer = optimizer
         self.warmup = warmup_length(total_steps, steps_per_epoch, steps=warmup_steps, epochs=warmup_epochs)
         self.every = steps_per_epoch if interval == "epoch" else 1
-        self.scheduler = scheduler(optimizer)
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            raise UserError(
-                "scheduler.scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau waits for a metric, "
-                "which a schedule of the step alone has not; allowed: any other of torch.optim.lr_scheduler"
-            )
+        self.scheduler = _built(scheduler, optimizer)
+        self.plateau = self.scheduler if isinstance(self.scheduler, ReduceLROnPlateau) else None
         self.current = 0
         self.start = [group["lr"] for group in optimizer.param_groups]
         self._warm_up()
@@ -48,8 +48,12 @@ class TorchSchedule:
         self.current += 1
         if self.current <= self.warmup:
             self._warm_up()
-        elif (self.current - self.warmup) % self.every == 0:
+        elif self.plateau is None and (self.current - self.warmup) % self.every == 0:
             self.scheduler.step()
+
+    def evaluated(self, score: float) -> None:
+        if self.plateau is not None and self.current >= self.warmup:
+            self.plateau.step(score)
 
     def state_dict(self) -> dict[str, Any]:
         rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -65,3 +69,10 @@ class TorchSchedule:
         factor = min(1.0, (self.current + 1) / (self.warmup + 1))
         for group, start in zip(self.optimizer.param_groups, self.start, strict=True):
             group["lr"] = start * factor
+
+
+def _built(scheduler: Callable[..., LRScheduler], optimizer: Optimizer) -> LRScheduler:
+    parts = getattr(scheduler, "keywords", {}).get("schedulers")
+    if parts is not None:
+        scheduler = partial(scheduler, schedulers=[_built(part, optimizer) for part in parts])
+    return scheduler(optimizer=optimizer)

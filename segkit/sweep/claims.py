@@ -106,21 +106,26 @@ class Claims:
         """A context in which no other process claims or draws."""
         return self._lock()
 
-    def take(self, *, limit: int | None, draw: Callable[[], optuna.Trial]) -> tuple[FrozenTrial, Claim] | None:
+    def take(
+        self, *, limit: int | None, draw: Callable[[FrozenTrial | None], optuna.Trial]
+    ) -> tuple[FrozenTrial, Claim] | None:
         """A trial to run, claimed: one that was left behind, else a new one; None when there is none to be had.
 
         New trials are drawn until the study has `limit` of them. One that is queued in the study counts as new.
+        `draw` makes one, or gives the one that was left behind the values that a kill kept it from.
         """
         with self._lock():
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials:
                 if trial.state is TrialState.RUNNING and self._is_left_behind(trial):
                     old = claim_of(trial)
-                    return trial, self._store(trial, Claim(uuid.uuid4().hex, deaths=old.deaths if old else 0))
+                    claim = self._store(trial, Claim(uuid.uuid4().hex, deaths=old.deaths if old else 0))
+                    draw(trial)
+                    return self._frozen(trial.number), claim
             begun = sum(trial.state is not TrialState.WAITING for trial in trials)
             if limit is not None and begun >= limit:
                 return None
-            drawn = draw()
+            drawn = draw(None)
             claim = Claim(uuid.uuid4().hex)
             drawn.set_user_attr(CLAIM, asdict(claim))
             return self._frozen(drawn.number), claim

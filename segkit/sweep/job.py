@@ -25,7 +25,7 @@ from segkit.errors import Interrupted, Pruned, UserError
 from segkit.sweep.claims import Heartbeat
 from segkit.sweep.settings import SweepSettings, read
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep
-from segkit.trials import current_trial
+from segkit.trials import running
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ class RunningTrial:
         # With folds, the steps of a trial are its folds; with several objectives, Optuna prunes nothing.
         if self._fold is not None or self._sweep.settings.is_multi_objective:
             return
-        if self._sweep.report(self._number, score, evaluation):
+        # Optuna counts steps from 0.
+        if self._sweep.report(self._number, score, evaluation - 1):
             raise Pruned(f"pruned after evaluation {evaluation}: {score:.4g}")
 
     def record(self, name: str, value: str) -> None:
@@ -101,9 +102,9 @@ class TrialTask:
         return outcome
 
     def _run(self, config: DictConfig, sweep: Sweep, trial: RunningTrial, number: int, fold: int | None) -> Outcome:
-        token = current_trial.set(trial)
         try:
-            value = self.task(config)
+            with running(trial):
+                value = self.task(config)
         except Pruned:
             sweep.finish(number, TrialState.PRUNED)
             return Outcome("pruned")
@@ -116,7 +117,6 @@ class TrialTask:
         except Exception as error:
             return self._failed(sweep, number, error)
         finally:
-            current_trial.reset(token)
             _free_memory()
         try:
             return _conclude(sweep, number, fold, values_of(value, sweep.settings))

@@ -80,6 +80,8 @@ def open_storage(url: str) -> BaseStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Processes that find no tables would all make them.
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                _make_sqlite(url, path)
             sqlite = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_S}})
             return optuna.storages.get_storage(sqlite)
     except (StorageInternalError, SQLAlchemyError, ImportError, ValueError, RuntimeError, OSError) as error:
@@ -89,6 +91,15 @@ def open_storage(url: str) -> BaseStorage:
             "sqlite:///path/to/sweeps.db, postgresql://user@host/name (pip install 'segkit[postgresql]'), "
             "mysql://..., journal:///path/on/a/shared/folder"
         ) from None
+
+
+def _make_sqlite(url: str, path: Path) -> None:
+    """Make a store aside and move it in place: killed in between, a store with half its tables opens no more."""
+    fresh = path.with_name(f".{path.name}.fresh")
+    fresh.unlink(missing_ok=True)
+    made = RDBStorage(url.replace(str(path), str(fresh)))
+    made.engine.dispose()
+    fresh.replace(path)
 
 
 def without_password(url: str) -> str:

@@ -145,8 +145,15 @@ class _Running:
         most = self.sweep.settings.max_failures
         return most is not None and len(self.failures) > most
 
-    def _draw(self) -> optuna.Trial:
-        trial = self.sweep.study.ask(dict(self.space.distributions))
+    def _draw(self, left_behind: FrozenTrial | None) -> optuna.Trial:
+        study = self.sweep.study
+        if left_behind is None:
+            trial = study.ask()
+        else:
+            study.sampler.before_trial(study, left_behind)
+            trial = optuna.Trial(study, left_behind._trial_id)
+        for key, distribution in self.space.distributions.items():
+            trial._suggest(key, distribution)  # what `ask` does; a value that is there already stays
         if self.space.custom is not None:
             self.space.custom(self.config, trial)
         return trial

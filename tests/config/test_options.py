@@ -18,7 +18,7 @@ from torch import nn
 
 from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, RootSettings, checked
-from segkit.contracts import Prediction, Sample
+from segkit.contracts import Prediction, QueryPrediction, Sample
 from segkit.data.augmentation import augmented as apply_transform
 from segkit.experiment import check_nodes
 from tests.conftest import REPOSITORY
@@ -70,7 +70,9 @@ def test_a_loss_learns_from_logits_at_their_own_stride_and_skips_ignored_pixels(
     loss = instantiate.build(compose(f"loss={option}")["loss"], "loss")
     logits = torch.randn(2, 7, 8, 8, requires_grad=True)
     mask = torch.randint(0, 7, (2, 32, 32), dtype=torch.uint8)
-    terms = loss(Prediction(logits, {"auxiliary": torch.randn(2, 7, 4, 4)}), mask)
+    # As the masks of seven queries they serve losses of queries too.
+    queries = [QueryPrediction(torch.randn(2, 7, 8), logits)]
+    terms = loss(Prediction(logits, {"auxiliary": torch.randn(2, 7, 4, 4)}, queries), mask)
     terms.total.backward()
     assert terms.total.isfinite()
     assert logits.grad is not None
@@ -78,8 +80,8 @@ def test_a_loss_learns_from_logits_at_their_own_stride_and_skips_ignored_pixels(
     assert terms.parts
     assert not any(part.requires_grad for part in terms.parts.values())
 
-    ignored = loss(Prediction(logits.detach()), torch.full_like(mask, 255))
-    assert float(ignored.total) == 0.0
+    ignored = loss(Prediction(logits.detach(), queries=queries), torch.full_like(mask, 255))
+    assert float(ignored.total.detach()) == 0.0
 
 
 @pytest.mark.parametrize("option", options("optimizer"))

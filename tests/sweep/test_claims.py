@@ -29,7 +29,7 @@ def claims_on(study: optuna.Study, tmp_path: Path, grace_s: float = 100) -> Clai
 
 
 def take(claims: Claims, limit: int | None = None):
-    return claims.take(limit=limit, draw=claims.study.ask)
+    return claims.take(limit=limit, draw=lambda left: claims.study.ask() if left is None else None)
 
 
 def put(study: optuna.Study, number: int, claim: Claim) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,17 +29,15 @@ def postgres_binaries() -> Path | None:
 
 
 @pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a fresh PostgreSQL server on loopback."""
     binaries = postgres_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server is installed")
-    folder = Path(tmp_path_factory.mktemp("postgres"))
-    user = "postgres" if os.getuid() == 0 else None  # the server refuses to run as root
+    # Not below pytest's own folder, which other users may not enter: the server refuses to run as root.
+    folder = Path(tempfile.mkdtemp(prefix="segkit-postgres-"))
+    user = "postgres" if os.getuid() == 0 else None
     if user is not None:
-        for parent in (folder, *folder.parents):
-            if parent.stat().st_uid == 0 and parent != Path("/tmp") and "pytest" in str(parent):
-                parent.chmod(0o755)
         try:
             shutil.chown(folder, user)
         except LookupError:
@@ -68,6 +67,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_two_processes_share_a_study_on_postgresql_and_a_killed_one_is_made_up_for(sweeps: Sweeps, postgres: str):

@@ -20,7 +20,7 @@ from segkit.trials import current_trial  # noqa: E402
 
 
 def task(config: DictConfig) -> object:
-    trial = current_trial.get()
+    trial = current_trial()
     folder = Path(HydraConfig.get().runtime.output_dir)
     note(config, "begins", folder)
     match config.behaviour:
@@ -28,7 +28,7 @@ def task(config: DictConfig) -> object:
             raise RuntimeError("this went wrong")
         case "memory":
             raise MemoryError("no memory left")
-        case "nan":
+        case "not_a_number":
             value: object = float("nan")
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -39,6 +39,11 @@ def task(config: DictConfig) -> object:
             value = [config.x, 1 - config.x]
         case _:
             value = config.x + config.fold / 100
+    # The trial of that number, if it is one, has to end first.
+    while str(config.waits_for).isdigit() and not any(
+        line["what"] == "ends" and line["folder"] == str(config.waits_for) for line in lines(config)
+    ):
+        time.sleep(0.02)
     for evaluation in range(1, config.evaluations + 1):
         time.sleep(config.seconds / config.evaluations)
         if trial is not None:
@@ -51,6 +56,10 @@ def note(config: DictConfig, what: str, folder: Path) -> None:
     line = {"what": what, "folder": folder.name, "x": config.x, "time": time.time(), "pid": os.getpid()}
     with Path(config.notes).open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def lines(config: DictConfig) -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path(config.notes).read_text().splitlines()]
 
 
 if __name__ == "__main__":
