@@ -125,8 +125,7 @@ def ours(root: Path, crop: int, transform: str, cache: Cache) -> Iterator[Any]:
         seed=0,
         num_workers=0,
     )
-    for step in loader.batches(0):
-        yield step[0]
+    return (step[0] for step in loader.batches(0))
 
 
 def normalised(batches: Iterator[Any]) -> Iterator[Any]:
