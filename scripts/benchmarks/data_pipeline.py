@@ -7,6 +7,11 @@ pads, crops, mirrors, jitters colours, blurs, normalises to float32; a tensor, a
 from the same distribution (tests/data/test_transforms_statistics.py), and hands over 8-bit images and masks; its
 model normalises on the device. The row "normalised here" adds that work to segkit's pipeline on the CPU.
 
+The rows with a cache count passes after the first, which fills it; "first pass" is what that one costs.
+
+`--files N` adds how long a folder of N images and N masks takes to open with all its checks, the first and the
+second time, each in a process of its own.
+
 Files are drawn anew, so that they compress like photographs and label maps, and lie in a temporary folder.
 Everything runs in this process on one thread, the pipelines take turns, and the medians of the rounds count.
 """
@@ -16,6 +21,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -119,8 +125,7 @@ def ours(root: Path, crop: int, transform: str, cache: Cache) -> Iterator[Any]:
         seed=0,
         num_workers=0,
     )
-    for step in loader.batches(0):
-        yield step[0]
+    return (step[0] for step in loader.batches(0))
 
 
 def normalised(batches: Iterator[Any]) -> Iterator[Any]:
@@ -151,12 +156,47 @@ def measured(pipelines: dict[str, Iterator[Any]], rounds: int, batches: int) -> 
     return {name: statistics.median(found) for name, found in speeds.items()}
 
 
+def first_pass(root: Path, crop: int, transform: str, batches: int) -> float:
+    """Samples per CPU-second while the cache on disk is filled."""
+    stream = ours(root, crop, transform, "disk")
+    started = time.process_time()
+    for _ in range(batches):
+        next(stream)
+    return batches * BATCH_SIZE / (time.process_time() - started)
+
+
+def seconds_to_open(number: int) -> list[float]:
+    """Wall seconds from nothing to a checked source of so many samples, the first and the second time."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        draw_folder(root, 1, 8, 8, ".png")
+        for name in ("images", "masks"):
+            content = (root / "train" / name / "0.png").read_bytes()
+            for index in range(1, number):
+                (root / "train" / name / f"{index}.png").write_bytes(content)
+        command = [sys.executable, __file__, "--open", folder]
+        return [float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(2)]
+
+
+def open_folder(root: Path) -> float:
+    started = time.perf_counter()
+    source = Folder(split="train", root=str(root), num_classes=NUM_CLASSES, cache_dir=str(root / "cache"))
+    source.check()
+    source.identity()
+    return time.perf_counter() - started
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=12, help="files drawn for each case")
     parser.add_argument("--transform", default="default", help="option of conf/transform for segkit's rows")
+    parser.add_argument("--files", type=int, help="also open a folder of so many images, e.g. 100000")
+    parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.open:
+        print(open_folder(options.open))
+        return
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     OmegaConf.register_new_resolver("pid", os.getpid, replace=True)
@@ -165,6 +205,8 @@ def main() -> None:
             root = Path(folder)
             draw_folder(root, options.images, height, width, suffix)
             make: Callable[[Cache], Iterator[Any]] = lambda cache: ours(root, crop, options.transform, cache)  # noqa: B023, E731
+            batches = max(1, options.images // BATCH_SIZE)
+            filling = first_pass(root, crop, options.transform, batches)
             speeds = measured(
                 {
                     "reference": reference(root, crop),
@@ -175,11 +217,15 @@ def main() -> None:
                     "segkit, ram, normalised here": normalised(make("ram")),
                 },
                 options.rounds,
-                max(1, options.images // BATCH_SIZE),
+                batches,
             )
+            speeds["segkit, disk, first pass"] = filling
         print(f"\n{width}x{height} {suffix} to crops of {crop}")
         for name, speed in speeds.items():
             print(f"  {name:30} {speed:8.1f} samples/CPU-s {speed / speeds['reference']:7.2f} x", flush=True)
+    if options.files:
+        first, second = seconds_to_open(options.files)
+        print(f"\n{options.files} images and masks opened and checked: {first:.2f} s, the second time {second:.2f} s")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, ins
 from segkit.data.label_map import ColorMap, LabelMap, listed
 from segkit.data.pairing import Keyed, Pairs, key_of, leads_outside
 from segkit.data.reading import SUFFIXES, UnusableError, is_turned, read_color_mask, read_image, read_layers, read_mask
-from segkit.data.source import Source
+from segkit.data.source import Source, rgb
 
 ReadT = TypeVar("ReadT")
 
@@ -170,9 +170,10 @@ class Files(Source):
 
     def beside(self, path: Path) -> str:
         """What a message adds about the neighbours of a file or folder that is missing."""
-        if not path.parent.is_dir():
+        try:
+            names = sorted(entry.name + "/" * entry.is_dir() for entry in path.parent.iterdir())
+        except OSError:
             return ""
-        names = sorted(entry.name + "/" * entry.is_dir() for entry in path.parent.iterdir())
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         text = f"; {path.parent} has {', '.join(names[:10]) or 'nothing in it'}{more}"
         named = path.stem == Path(self.split_names[self.split] or "").stem
@@ -181,10 +182,12 @@ class Files(Source):
     def keyed(self, *folders: str, ending: str = "", suffixes: frozenset[str] = SUFFIXES) -> Keyed:
         """The files in the first of `folders`, relative to the base, that exists. Raises UserError for none."""
         folder = self.require(*(self.base / folder for folder in folders))
-        return Keyed.below(self.base, folder.relative_to(self.base).as_posix(), suffixes, ending)
+        if folder.is_relative_to(self.base):
+            folder = folder.relative_to(self.base)
+        return Keyed.below(self.base, folder.as_posix(), suffixes, ending)
 
     def images(self, *folders: str, ending: str = "") -> Keyed:
-        """`keyed`, but for an UserError where no image is found."""
+        """`keyed`, but for a UserError where no image is found."""
         found = self.keyed(*folders, ending=ending)
         if not found.names:
             folder = self.require(*(self.base / folder for folder in folders))
@@ -222,7 +225,7 @@ class Files(Source):
         for key, is_set in (("class_mapping", self.class_mapping is not None), ("multilabel", self.multilabel)):
             if is_set:
                 raise UserError(f"dataset.{key} is for masks of ids; allowed with dataset.mask_format=colors: null")
-        return ColorMap(self.labels, [(r, g, b) for r, g, b in self.ignore_colors])
+        return ColorMap(self.labels, [rgb(color, "dataset.ignore_colors") for color in self.ignore_colors])
 
     def _cache_file(self, part: str, *reading: object) -> Path | None:
         if self.cache_dir is None:

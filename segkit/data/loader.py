@@ -211,15 +211,17 @@ class _AugmentedSamples(Dataset[_Item]):
     def __getitem__(self, key: tuple[int, int]) -> _Item:
         epoch, index = key
         try:
-            return self._augmented(epoch, index)
+            return self._augmented(index, place=key)
         except DataError as error:
             return _Skipped(error, self._replacement(epoch, index)) if self.on_error == "skip" else error
         except UserError as error:
             return error
 
-    def _augmented(self, epoch: int, index: int) -> Sample:
+    def _augmented(self, index: int, *, place: tuple[int, int]) -> Sample:
+        """Sample number `index` augmented for its place, the (epoch, index) that was planned."""
+        epoch, planned = place
         # 0 in the last place is the order of the epoch.
-        seed = int(np.random.SeedSequence([self.seed, epoch, 1 + index]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.seed, epoch, 1 + planned]).generate_state(1)[0])
         return augmented(self.transform, self.source, index, seed)
 
     def _replacement(self, epoch: int, index: int) -> Sample | None:
@@ -228,7 +230,7 @@ class _AugmentedSamples(Dataset[_Item]):
         draws = np.random.default_rng([self.seed, epoch, 1 + index, 1])
         for other in draws.integers(len(self.source), size=REPLACEMENTS).tolist():
             try:
-                return self._augmented(epoch, other)
+                return self._augmented(other, place=(epoch, index))
             except DataError:
                 continue
         return None

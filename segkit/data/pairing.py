@@ -41,7 +41,7 @@ class Keyed:
         for name in files_below(base / folder, suffixes):
             stem = name[: name.rfind(".")]
             if stem.endswith(ending):
-                found.add(stem[: len(stem) - len(ending)], f"{folder}/{name}" if folder else name)
+                found.add(stem[: len(stem) - len(ending)], name if folder == "." else f"{folder}/{name}")
         return found
 
     def add(self, stem: str, name: str) -> None:

@@ -25,7 +25,7 @@ COLOR_MODES = frozenset({"RGB", "RGBA", "P", "L", "1"})
 WIDENED = {"L;2": 85, "L;4": 17}
 MAX_PIXELS = 2**27
 """A file of few bytes can declare any size; more than this (11585x11585) is not decoded."""
-TOO_LARGE = f"files of more than the {MAX_PIXELS} pixels that are decoded"
+TOO_LARGE = f"files of more than the {MAX_PIXELS} pixels that are decoded; cut them into tiles"
 NOT_AN_IMAGE = "not an image, or damaged or cut off"
 NOT_A_MASK = "not a PNG, TIFF, BMP or NPY mask, or damaged or cut off"
 
@@ -145,7 +145,7 @@ def is_turned(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
 
 
@@ -234,7 +234,7 @@ def _tiff(content: bytes) -> NDArray[Any] | None:
     """The first series of a TIFF: one image, or pages of one size that are its channels, first or last."""
     with _as_tiff(content) as file:
         series = file.series[0]
-        if math.prod(series.shape) > 64 * MAX_PIXELS:
+        if math.prod(series.shape) > 4 * MAX_PIXELS:  # as many values as of four channels
             raise UnusableError(TOO_LARGE, str(series.shape))
         _within_bounds(series.keyframe.imagelength, series.keyframe.imagewidth)
         return series.asarray()
@@ -274,7 +274,8 @@ def _as_image(image: NDArray[Any], channels: int) -> NDArray[Any]:
         image = np.repeat(image[..., :1], 3, axis=2) if found < 3 else image[..., :3]
     elif found != channels and channels == 1 and found in (2, 3, 4):
         weights = (1, 0) if found == 2 else (0.299, 0.587, 0.114, 0)[:found]
-        image = (image @ np.array(weights, np.float32))[..., None].astype(image.dtype)
+        grey = (image @ np.array(weights, np.float32))[..., None]
+        image = grey if image.dtype.kind == "f" else np.rint(grey).astype(image.dtype)
     elif found != channels:
         raise UnusableError(f"images of another number of channels than dataset.in_channels={channels}", f"{found}")
     if image.dtype == np.uint8:

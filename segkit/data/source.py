@@ -68,7 +68,11 @@ class Source:
             names = [f"class_{index}" for index in range(self.num_classes)]
         if len(names) != self.num_classes:
             raise UserError(f"dataset.class_names has {len(names)} names for dataset.num_classes={self.num_classes}")
-        colors = palette(self.num_classes) if self.colors is None else [_rgb(color) for color in self.colors]
+        colors = (
+            palette(self.num_classes)
+            if self.colors is None
+            else [rgb(color, "dataset.colors") for color in self.colors]
+        )
         self.labels = LabelSpace(tuple(names), tuple(colors), self.ignore_index, self.multilabel)
 
     @property
@@ -126,7 +130,8 @@ def palette(num_colors: int) -> list[tuple[int, int, int]]:
     return colors
 
 
-def _rgb(color: Sequence[int]) -> tuple[int, int, int]:
+def rgb(color: Sequence[int], key: str) -> tuple[int, int, int]:
+    """A colour of three numbers in 0..255. Raises UserError naming `key`."""
     if len(color) != 3 or min(color) < 0 or max(color) > 255:
-        raise UserError(f"dataset.colors has {list(color)}; allowed: three whole numbers in 0..255")
+        raise UserError(f"{key} has {list(color)}; allowed: three whole numbers in 0..255")
     return color[0], color[1], color[2]

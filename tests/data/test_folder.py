@@ -296,6 +296,7 @@ def test_colour_coded_masks_are_read_through_the_palette(root: Path) -> None:
     [
         ({"colors": [[1, 1, 1], [1, 1, 1]]}, r"dataset\.colors: \[1, 1, 1\] stands for two classes"),
         ({"ignore_colors": [[128, 0, 0]]}, r"\[128, 0, 0\] stands for two classes"),
+        ({"ignore_colors": [[0, 0]]}, r"dataset\.ignore_colors has \[0, 0\]; allowed: three"),
         ({"class_mapping": {0: 1}}, r"dataset\.class_mapping is for masks of ids"),
         ({"multilabel": True}, r"dataset\.multilabel is for masks of ids"),
         ({"mask_format": "ids", "ignore_colors": [[1, 1, 1]]}, r"ignore_colors is for dataset\.mask_format=colors"),

@@ -63,6 +63,15 @@ def test_lists_name_files_in_their_own_order_with_or_without_suffix(root: Path, 
     assert names(lists(root, text)) == expected
 
 
+def test_folders_may_be_the_root_itself_or_elsewhere(root: Path, tmp_path: Path) -> None:
+    (root / "images").rename(tmp_path / "elsewhere")
+    image(tmp_path / "elsewhere/masks/a.png")
+    source = lists(root, "masks/a", images_dir=str(tmp_path / "elsewhere"), masks_dir=".")
+    assert source.name(0) == f"{tmp_path}/elsewhere/masks/a.png"
+    assert source.pairs.masks.name(0) == "masks/a.png"
+    source.check()
+
+
 @pytest.mark.parametrize("name", ["../a", "deep/../../a", "/etc/passwd"])
 def test_lists_do_not_lead_out_of_the_root(root: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"splits/train\.txt: '.*' leads out of the data set"):
