@@ -29,6 +29,7 @@ __all__ = [
     "Predictor",
     "ProgressAware",
     "QueryPrediction",
+    "ReadingTransform",
     "RunInfo",
     "Sample",
     "SampleSource",
@@ -105,6 +106,7 @@ class SampleSource(Protocol):
     """One split of a data set: a fixed sequence of samples, each read on its own and the same every time."""
 
     labels: LabelSpace
+    on_error: Literal["raise", "skip"]
 
     def __len__(self) -> int: ...
 
@@ -129,6 +131,15 @@ class Transform(Protocol):
     """Augmentation as a pure function of the sample and a seed."""
 
     def __call__(self, sample: Sample, seed: int) -> Sample: ...
+
+
+@runtime_checkable
+class ReadingTransform(Protocol):
+    """Augmentation that reads for itself: only as much of a sample as it needs, or other samples too."""
+
+    def read(self, source: SampleSource, index: int, seed: int) -> Sample:
+        """Sample number `index` augmented: a function of the source, the index and the seed, and of nothing else."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -259,7 +270,13 @@ class Metric(Protocol):
 
 
 class TrainingData(Protocol):
-    """Micro-batches of training data as a function of position, so that a resume starts anywhere."""
+    """Micro-batches of training data as a function of position, so that a resume starts anywhere.
+
+    Attributes:
+        samples_skipped: samples given so far in whose place another stands, because a file could not be used.
+    """
+
+    samples_skipped: int
 
     @property
     def steps_per_epoch(self) -> int:
@@ -276,7 +293,13 @@ class TrainingData(Protocol):
 
 
 class EvaluationData(Protocol):
-    """One pass over a split at the samples' own sizes."""
+    """One pass over a split at the samples' own sizes.
+
+    Attributes:
+        samples_skipped: samples left out of the last pass because a file could not be used.
+    """
+
+    samples_skipped: int
 
     @property
     def split(self) -> str: ...

@@ -13,11 +13,12 @@ from segkit import report
 from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, TrainerSettings, checked
 from segkit.contracts import Loss, SampleSource
+from segkit.data.splits import Official, Splitting
 from segkit.engine.evaluator import Evaluation
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import write_json
 from segkit.engine.strategy.base import SingleDevice
-from segkit.experiment import SUPPLIED, build_evaluator
+from segkit.experiment import SUPPLIED, build_evaluator, check_files
 from segkit.trained import TrainedRun, read_run
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluatio
     """One evaluation, with whatever the training used where `settings` replace nothing."""
     replaced = {name: value for name, value in settings.dataset.items() if value is not None}
     make_source = trained.build("dataset", overrides=replaced, supplied=SUPPLIED["dataset"])
-    source: SampleSource = make_source(split=settings.split)
-    source.check()
+    source: SampleSource = _splitting(trained, settings)(make_source, settings.split)
+    check_files(source)
     options = checked(TrainerSettings, trained.config["trainer"])
     evaluate_options = options.evaluate
     if settings.batch_size is not None:
@@ -76,6 +77,14 @@ def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluatio
             )
     finally:
         evaluator.data.close()
+
+
+def _splitting(trained: TrainedRun, settings: EvaluateScriptSettings) -> Splitting:
+    """The splits of the training run: of a cross-validation, those of its own fold."""
+    if "split" not in trained.config:  # written before there were any but the data set's own
+        return Official()
+    moved = {} if settings.split_folder is None else {"folder": settings.split_folder}
+    return trained.build("split", overrides=moved, supplied=SUPPLIED["split"])
 
 
 def _show(evaluation: Evaluation, trained: TrainedRun) -> None:

@@ -15,11 +15,13 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from segkit import objectives, record, report
+from segkit import computed_weights, objectives, record, report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
-from segkit.data.loader import EvaluationLoader, TrainLoader
+from segkit.data.decoded_cache import with_decoded_cache
+from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
+from segkit.data.splits import Splitting
 from segkit.engine import checkpoint
 from segkit.engine.checkpoint import CheckpointKeeper
 from segkit.engine.ema import Ema
@@ -28,7 +30,7 @@ from segkit.engine.progress import make_display
 from segkit.engine.run_folder import RunFolder
 from segkit.engine.strategy.base import SingleDevice
 from segkit.engine.trainer import Learning, Recording, Trainer, total_steps
-from segkit.errors import Interrupted, Pruned, UserError
+from segkit.errors import DataError, Interrupted, Pruned, UserError
 from segkit.metrics.judging import judging
 from segkit.metrics.listed import ListedMetric
 from segkit.trials import current_trial
@@ -62,6 +64,7 @@ def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float |
 # What each node's constructor is given at run time.
 SUPPLIED = {
     "dataset": ("split",),
+    "split": (),
     "transform": (),
     "model": (),
     "loss": (),
@@ -74,8 +77,9 @@ SUPPLIED = {
 
 def check_nodes(values: Mapping[str, Any]) -> None:
     """Hold every node of the config against its constructor, before any of it is built."""
+    computed_weights.check(values["loss"])
     for key, supplied in SUPPLIED.items():
-        instantiate.check(values[key], key, supplied)
+        instantiate.check(computed_weights.left_out(values[key]), key, supplied)
     instantiate.check(values["trainer"]["strategy"], "trainer.strategy")
     for name, metric in values["metrics"].items():
         instantiate.check(metric["metric"], f"metrics.{name}.metric")
@@ -87,23 +91,21 @@ def build(
     """Everything that the config names, joined to a trainer that stands where it is to begin."""
     options = settings.trainer
     _prepare_torch(options, settings.seed)
-    make_source = instantiate.build(values["dataset"], "dataset", supplied=SUPPLIED["dataset"])
-    train_source: SampleSource = make_source(split="train")
-    val_source: SampleSource = make_source(split="val")
-    for source in (train_source, val_source):
-        source.check()
+    train_source, val_source = build_sources(values)
+    computed_weights.fill_in(values, train_source)
     strategy: SingleDevice = instantiate.build(
         {**values["trainer"]["strategy"], "device": options.device, "precision": options.precision},
         "trainer.strategy",
     )
     pin_memory = strategy.device.type == "cuda"
     data = TrainLoader(
-        train_source,
+        with_decoded_cache(train_source),
         instantiate.build(values["transform"], "transform"),
         batch_size=options.batch_size,
         accumulate=options.accumulate,
         seed=settings.seed,
-        num_workers=options.num_workers,
+        num_workers=_num_workers(options, strategy.device),
+        on_error=train_source.on_error,
         pin_memory=pin_memory,
     )
     learning = build_learning(values, options, strategy, data.steps_per_epoch)
@@ -142,6 +144,18 @@ def build(
     return trainer, train_source.labels
 
 
+def build_sources(values: dict[str, Any]) -> tuple[SampleSource, SampleSource]:
+    """The training and the validation split, checked. Notes in `values` which lists of samples they are."""
+    make_source = instantiate.build(values["dataset"], "dataset", supplied=SUPPLIED["dataset"])
+    splitting: Splitting = instantiate.build(values["split"], "split", supplied=SUPPLIED["split"])
+    train_source, val_source = splitting(make_source, "train"), splitting(make_source, "val")
+    for source in (train_source, val_source):
+        check_files(source)
+    if splitting.digest is not None:
+        values["split"]["digest"] = splitting.digest
+    return train_source, val_source
+
+
 def build_learning(
     values: dict[str, Any], options: TrainerSettings, strategy: SingleDevice, steps_per_epoch: int
 ) -> Learning:
@@ -175,7 +189,8 @@ def build_evaluator(
             source,
             split=split,
             batch_size=options.evaluate.batch_size,
-            num_workers=options.num_workers,
+            num_workers=_num_workers(options, device),
+            on_error=source.on_error,
             pin_memory=device.type == "cuda",
         ),
         make_predictor or instantiate.build(values["predictor"], "predictor", supplied=SUPPLIED["predictor"]),
@@ -195,6 +210,20 @@ def build_evaluator(
         loss,
         options.evaluate.panel_samples,
     )
+
+
+def check_files(source: SampleSource) -> None:
+    """Raise DataError listing the files at fault, or only warn of them where they are to be skipped."""
+    try:
+        source.check()
+    except DataError as error:
+        if source.on_error == "raise":
+            raise
+        log.warning("%s\ndataset.on_error=skip: samples with files that cannot be used will be skipped", error)
+
+
+def _num_workers(options: TrainerSettings, device: torch.device) -> int:
+    return default_workers(device.type) if options.num_workers is None else options.num_workers
 
 
 def _check_monitor(options: TrainerSettings, labels: LabelSpace, settings: RootSettings) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
 from segkit import report
 from segkit.config.schema import RootSettings
 from segkit.contracts import LabelSpace, RunInfo, SampleSource
@@ -18,6 +21,9 @@ from segkit.tracking import provenance
 from segkit.trials import current_trial
 
 log = logging.getLogger(__name__)
+
+MULTIRUN_TAG = "segkit.multirun"
+"""Tag that the runs of one multirun share: its folder."""
 
 
 def run_info(
@@ -39,6 +45,8 @@ def run_info(
     tags |= provenance.git_state(Path(__file__).parent, folder.path / "git.diff")
     tags |= provenance.versions() | provenance.machine()
     tags |= {"segkit.run_folder": str(folder.path.absolute()), "segkit.precision": trainer.strategy.precision}
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        tags[MULTIRUN_TAG] = str(Path(HydraConfig.get().sweep.dir).absolute())
     for file in (".hydra/config.yaml", ".hydra/overrides.yaml", "git.diff"):
         if (folder.path / file).exists():
             folder.list_artifact(folder.path / file, "config")
@@ -142,6 +150,7 @@ def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -
         "step": state.step,
         "parameters": sum(p.numel() for p in trainer.learning.model.parameters()),
         "images_seen": state.images_seen,
+        "samples_skipped": state.samples_skipped,
         "stopped_early": state.stopped_early,
         "monitor": trainer.settings.checkpoint.monitor,
         "best_score": state.best_score,

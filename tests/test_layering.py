@@ -11,6 +11,7 @@ PACKAGE = Path(segkit.__file__).parent
 PARTS = {"data", "models", "losses", "metrics", "optim", "predict", "tracking", "export", "sweep"}
 FOUNDATION = {"errors", "contracts", "trials", "config"}
 JOINERS = {"objectives", "report", "record", "sweep_record", "trained", "experiment", "evaluation", "prediction"}
+JOINERS |= {"computed_weights", "data_check", "data_setup", "config_files", "split_making", "browsing", "multirun"}
 
 ALLOWED = {
     "errors": set(),

@@ -5,6 +5,7 @@ Imports only Hydra at the top, so that `--help`, `--cfg job` and tab completion 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -40,6 +41,9 @@ if PLUGINS not in sys.path:
 
 Task = Callable[[DictConfig], Any]
 
+closing = contextlib.ExitStack()
+"""What is to be done when a command ends, however it ends; Hydra's callbacks add to it."""
+
 
 def launch(config_name: str, task: Task) -> None:
     """Run `task` on the composed config `config_name` and leave with the run contract's exit code.
@@ -57,14 +61,15 @@ def launch(config_name: str, task: Task) -> None:
         try:
             return task(config)
         except Exception as error:
-            if HydraConfig.get().mode is RunMode.RUN:
+            if HydraConfig.get().mode is RunMode.RUN or _stops_a_plain_multirun(error):
                 # Past Hydra, which would print the whole command line above our one message.
                 raise _Ended(error) from error
             raise
 
     try:
         try:
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(single_run)()
+            with closing:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(single_run)()
         except _Ended as ended:
             raise ended.error from None
     except Interrupted as error:
@@ -82,6 +87,11 @@ def launch(config_name: str, task: Task) -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(1)
+
+
+def _stops_a_plain_multirun(error: Exception) -> bool:
+    """Whether `error` asks for the end of all runs, where Hydra's own sweeper would go on to the next one."""
+    return isinstance(error, Interrupted) and str(HydraConfig.get().sweeper._target_).endswith(".BasicSweeper")
 
 
 class _Ended(BaseException):

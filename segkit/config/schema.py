@@ -63,7 +63,7 @@ class TrainerSettings(Settings):
     batch_size: Positive
     accumulate: Positive
     clip_norm: Annotated[float, Field(gt=0)] | None
-    num_workers: NotNegative
+    num_workers: NotNegative | None
     num_threads: Positive | None
     ema: EmaSettings
     evaluate: EvaluateSettings
@@ -97,6 +97,7 @@ class RootSettings(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     resume: str | None
     dataset: dict[str, Any]
+    split: dict[str, Any]
     transform: dict[str, Any]
     model: dict[str, Any]
     backbone: dict[str, Any] | None = None
@@ -116,11 +117,12 @@ class EvaluateScriptSettings(Settings):
     run: str
     split: Literal["train", "val", "test"]
     dataset: dict[str, Any]
+    split_folder: str | None
     predictor: dict[str, Any] | None = None
     device: str
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None
     batch_size: Positive | None
-    num_workers: NotNegative
+    num_workers: NotNegative | None
     trust: tuple[str, ...]
     output: str | None
     paths: dict[str, str]
@@ -137,6 +139,61 @@ class PredictScriptSettings(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None
     overlay_opacity: Annotated[float, Field(ge=0, le=1)]
     trust: tuple[str, ...]
+    paths: dict[str, str]
+
+
+class CheckDataSettings(Settings):
+    """The top level of `scripts/check_data.py`."""
+
+    dataset: dict[str, Any]
+    output: str | None
+    processes: Positive | None
+    cache_dir: str
+    paths: dict[str, str]
+
+
+class MakeSplitsSettings(Settings):
+    """The top level of `scripts/make_splits.py`."""
+
+    dataset: dict[str, Any]
+    output: str
+    folds: Annotated[int, Field(ge=2)] | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    test_share: Annotated[float, Field(ge=0, lt=1)]
+    group_pattern: str | None
+    pool: tuple[Literal["train", "val", "test"], ...]
+    seed: NotNegative
+    processes: Positive | None
+    cache_dir: str
+    paths: dict[str, str]
+
+
+class BrowseSettings(Settings):
+    """The top level of `scripts/browse.py`."""
+
+    dataset: dict[str, Any]
+    transform: dict[str, Any]
+    split: Literal["train", "val", "test"]
+    samples: Positive
+    variants: Positive
+    seed: NotNegative
+    opacity: Annotated[float, Field(ge=0, le=1)]
+    output: str | None
+    paths: dict[str, str]
+
+
+class InitDatasetSettings(Settings):
+    """The top level of `scripts/init_dataset.py`."""
+
+    folder: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] | None
+    output: str | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    group_pattern: str | None
+    seed: NotNegative
+    processes: Positive | None
+    cache_dir: str
+    overwrite: bool
     paths: dict[str, str]
 
 

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from segkit.contracts import Batch, LabelSpace, Sample, SampleSource, Transform, UserError
+from segkit.contracts import (
+    Batch,
+    DataError,
+    LabelSpace,
+    ReadingTransform,
+    Sample,
+    SampleSource,
+    Transform,
+    UserError,
+)
+from segkit.data.augmentation import augmented
+
+OnError = Literal["raise", "skip"]
+REPLACEMENTS = 100  # tried for a sample that cannot be used, before giving up
+MOST_WORKERS = 8
+
+log = logging.getLogger(__name__)
 
 
 class TrainLoader:
@@ -22,9 +41,14 @@ class TrainLoader:
     index): neither depends on the number of workers, or on where training started. An optimizer step never
     straddles two epochs, and the last, smaller batch of an epoch is kept.
 
+    With `on_error="skip"` a sample with a file that cannot be used is replaced by one drawn from (seed, epoch,
+    index) and, should that fail too, by the next so drawn: what stands in its place depends on which files are
+    broken, and on nothing else. Every skip is logged with the file's name, and counted.
+
     Args:
         source: where samples come from.
         transform: augmentation; every sample must come out at the same size.
+        on_error: what a file that cannot be used does: raise DataError, or have its sample skipped.
         batch_size: samples in a micro-batch.
         accumulate: micro-batches in an optimizer step.
         seed: of order and augmentation, 0 or more.
@@ -36,12 +60,13 @@ class TrainLoader:
     def __init__(
         self,
         source: SampleSource,
-        transform: Transform,
+        transform: Transform | ReadingTransform,
         *,
         batch_size: int,
         accumulate: int = 1,
         seed: int,
         num_workers: int,
+        on_error: OnError = "raise",
         pin_memory: bool = False,
         timeout_s: float = 600,
     ) -> None:
@@ -51,9 +76,10 @@ class TrainLoader:
         self.batch_size = batch_size
         self.accumulate = accumulate
         self.seed = seed
+        self.samples_skipped = 0
         self._start_step = 0
         self._workers = _Workers(
-            _AugmentedSamples(source, transform, seed),
+            _AugmentedSamples(source, transform, seed, on_error),
             _KeyBatches(self._key_batches),
             collate=_collate_equal_sizes,
             num_workers=num_workers,
@@ -68,10 +94,15 @@ class TrainLoader:
 
     def batches(self, start_step: int) -> Iterator[list[Batch]]:
         self._start_step = start_step
-        stream = iter(self._workers)
+        stream = self._counted(iter(self._workers))
         for step in itertools.count(start_step):
             first = step % self.steps_per_epoch * self.accumulate
             yield list(itertools.islice(stream, min(self.accumulate, self._batches_per_epoch - first)))
+
+    def _counted(self, stream: Iterator[tuple[Batch, list[DataError]]]) -> Iterator[Batch]:
+        for batch, skipped in stream:
+            self.samples_skipped += _logged(skipped)
+            yield batch
 
     def close(self) -> None:
         """End the workers at once."""
@@ -86,16 +117,17 @@ class TrainLoader:
         start_epoch, step = divmod(self._start_step, self.steps_per_epoch)
         first = step * self.accumulate * self.batch_size
         for epoch in itertools.count(start_epoch):
-            order = np.random.default_rng([self.seed, epoch, 0]).permutation(self.num_samples).tolist()
+            order = np.random.default_rng([self.seed, epoch, 0]).permutation(self.num_samples)
             for start in range(first, self.num_samples, self.batch_size):
-                yield [(epoch, index) for index in order[start : start + self.batch_size]]
+                yield [(epoch, index) for index in order[start : start + self.batch_size].tolist()]
             first = 0
 
 
 class EvaluationLoader:
     """One pass over a split in its own order, samples as they are; implements `contracts.EvaluationData`.
 
-    Neighbours of the same size share a batch of at most `batch_size`; a change of size starts a new one.
+    Neighbours of the same size share a batch of at most `batch_size`; a change of size starts a new one. With
+    `on_error="skip"` samples with a file that cannot be used are left out, logged and counted.
     """
 
     def __init__(
@@ -105,17 +137,17 @@ class EvaluationLoader:
         split: str,
         batch_size: int,
         num_workers: int,
+        on_error: OnError = "raise",
         pin_memory: bool = False,
         timeout_s: float = 600,
     ) -> None:
         self.split = split
         self.labels: LabelSpace = source.labels
+        self.samples_skipped = 0
         self._num_samples = len(source)
-        starts = range(0, self._num_samples, batch_size)
-        groups = [list(range(start, min(start + batch_size, self._num_samples))) for start in starts]
         self._workers = _Workers(
-            _PlainSamples(source),
-            groups,
+            _PlainSamples(source, on_error),
+            _Groups(self._num_samples, batch_size),
             collate=_collate_runs,
             num_workers=num_workers,
             pin_memory=pin_memory,
@@ -124,8 +156,12 @@ class EvaluationLoader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        for batches in self._workers:
+        self.samples_skipped = 0
+        for batches, skipped in self._workers:
+            self.samples_skipped += _logged(skipped)
             yield from batches
+        if self._num_samples and self.samples_skipped == self._num_samples:
+            raise DataError(f"not one of the {self._num_samples} samples of the {self.split} split could be used")
 
     def __len__(self) -> int:
         return self._num_samples
@@ -135,35 +171,81 @@ class EvaluationLoader:
         self._workers.close()
 
 
-class _PlainSamples(Dataset[Sample | UserError]):
-    """Samples by index. A UserError is an item too: raised in a worker, it would arrive in a traceback."""
+@dataclass(frozen=True)
+class _Skipped:
+    """A sample that could not be used, and what stands in its place, if anything does."""
 
-    def __init__(self, source: SampleSource) -> None:
+    error: DataError
+    replacement: Sample | None = None
+
+
+# What a worker makes of one key. A UserError is an item too: raised in a worker, it would arrive in a traceback.
+_Item = Sample | _Skipped | UserError
+
+
+class _PlainSamples(Dataset[_Item]):
+    """Samples by index."""
+
+    def __init__(self, source: SampleSource, on_error: OnError) -> None:
         self.source = source
+        self.on_error = on_error
 
-    def __getitem__(self, index: int) -> Sample | UserError:
+    def __getitem__(self, index: int) -> _Item:
         try:
             return self.source.read(index)
         except UserError as error:
-            return error
+            return _Skipped(error) if self.on_error == "skip" and isinstance(error, DataError) else error
 
 
-class _AugmentedSamples(Dataset[Sample | UserError]):
-    """Augmented samples by (epoch, index), with a UserError as an item like `_PlainSamples`."""
+class _AugmentedSamples(Dataset[_Item]):
+    """Augmented samples by (epoch, index)."""
 
-    def __init__(self, source: SampleSource, transform: Transform, seed: int) -> None:
+    def __init__(
+        self, source: SampleSource, transform: Transform | ReadingTransform, seed: int, on_error: OnError
+    ) -> None:
         self.source = source
         self.transform = transform
         self.seed = seed
+        self.on_error = on_error
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
+    def __getitem__(self, key: tuple[int, int]) -> _Item:
         epoch, index = key
-        # 0 in the last place is the order of the epoch.
-        sample_seed = np.random.SeedSequence([self.seed, epoch, 1 + index]).generate_state(1)
         try:
-            return self.transform(self.source.read(index), int(sample_seed[0]))
+            return self._augmented(index, place=key)
+        except DataError as error:
+            return _Skipped(error, self._replacement(epoch, index)) if self.on_error == "skip" else error
         except UserError as error:
             return error
+
+    def _augmented(self, index: int, *, place: tuple[int, int]) -> Sample:
+        """Sample number `index` augmented for its place, the (epoch, index) that was planned."""
+        epoch, planned = place
+        # 0 in the last place is the order of the epoch.
+        seed = int(np.random.SeedSequence([self.seed, epoch, 1 + planned]).generate_state(1)[0])
+        return augmented(self.transform, self.source, index, seed)
+
+    def _replacement(self, epoch: int, index: int) -> Sample | None:
+        """The first sample that can be used of those drawn for the place of (epoch, index)."""
+        # 1 in the last place are replacements.
+        draws = np.random.default_rng([self.seed, epoch, 1 + index, 1])
+        for other in draws.integers(len(self.source), size=REPLACEMENTS).tolist():
+            try:
+                return self._augmented(other, place=(epoch, index))
+            except DataError:
+                continue
+        return None
+
+
+class _Groups:
+    """Lists of neighbouring indices, made as they are asked for: a list of a million would be held by every worker."""
+
+    def __init__(self, num_samples: int, batch_size: int) -> None:
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, self.num_samples, self.batch_size):
+            yield list(range(start, min(start + self.batch_size, self.num_samples)))
 
 
 class _KeyBatches:
@@ -250,21 +332,56 @@ def _prepare_worker(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _collate_runs(samples: list[Sample | UserError]) -> list[Batch] | UserError:
-    """One batch for each run of samples of the same size, or the first error among the samples."""
+def default_workers(device_type: str) -> int:
+    """Processes that read and augment, for whoever does not say how many.
+
+    A GPU leaves the cores free, so they read ahead: all but one, up to eight. On a CPU none: the cores that
+    train are those that would read, so that nothing runs at the same time, and what a sample takes is a
+    hundredth of what its training step takes.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if device_type == "cpu" else max(1, min(MOST_WORKERS, cores - 1))
+
+
+def _logged(skipped: list[DataError]) -> int:
+    for error in skipped:
+        log.warning("skipped a sample: %s", error)
+    return len(skipped)
+
+
+def _sorted_out(items: list[_Item]) -> tuple[list[Sample], list[DataError]] | UserError:
+    """The samples to use and why others were skipped, or the first error among the items."""
     sound: list[Sample] = []
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
-        sound.append(sample)
-    return [_stack(list(run)) for _, run in itertools.groupby(sound, key=lambda sample: sample.image.shape)]
+    skipped: list[DataError] = []
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+        if isinstance(item, _Skipped):
+            skipped.append(item.error)
+        sample = item.replacement if isinstance(item, _Skipped) else item
+        if sample is not None:
+            sound.append(sample)
+    return sound, skipped
 
 
-def _collate_equal_sizes(samples: list[Sample | UserError]) -> Batch | UserError:
-    """One batch of all the samples, or the first error among them, or that they differ in size."""
-    batches = _collate_runs(samples)
-    if isinstance(batches, UserError):
-        return batches
+def _collate_runs(items: list[_Item]) -> tuple[list[Batch], list[DataError]] | UserError:
+    """One batch for each run of samples of the same size, and why others are left out; or the first error."""
+    sorted_out = _sorted_out(items)
+    if isinstance(sorted_out, UserError):
+        return sorted_out
+    sound, skipped = sorted_out
+    runs = itertools.groupby(sound, key=lambda sample: sample.image.shape)
+    return [_stack(list(run)) for _, run in runs], skipped
+
+
+def _collate_equal_sizes(items: list[_Item]) -> tuple[Batch, list[DataError]] | UserError:
+    """One batch of as many samples as items, and why others were replaced; or the first error among them."""
+    collated = _collate_runs(items)
+    if isinstance(collated, UserError):
+        return collated
+    batches, skipped = collated
+    if sum(map(len, batches)) < len(items):
+        return DataError(f"{skipped[0]}; {REPLACEMENTS} samples drawn to take its place could not be used either")
     if len(batches) > 1:
         first, other = batches[0], batches[1]
         return UserError(
@@ -272,7 +389,7 @@ def _collate_equal_sizes(samples: list[Sample | UserError]) -> Batch | UserError
             f"{other.ids[0]} {tuple(other.images.shape[-2:])}; "
             "let it crop or resize, or set trainer.batch_size=1"
         )
-    return batches[0]
+    return batches[0], skipped
 
 
 def _stack(samples: list[Sample]) -> Batch:
@@ -281,11 +398,14 @@ def _stack(samples: list[Sample]) -> Batch:
     if any(image.dtype != np.uint8 for image in images):
         # A data set of 8-bit and deeper images; float images are in 0..1.
         images = [image / np.float32(255) if image.dtype == np.uint8 else image for image in images]
-    masks = np.stack([sample.mask for sample in samples])
-    if masks.ndim == 4:  # multi-label: one channel a class
-        masks = masks.transpose(0, 3, 1, 2).copy()
+    height, width, channels = images[0].shape
+    images_BCHW = np.empty((len(images), channels, height, width), images[0].dtype)
+    for image, planes in zip(images, images_BCHW, strict=True):
+        # OpenCV takes channels apart three times as fast as NumPy.
+        cv2.split(image, list(planes))
+    masks = [sample.mask if sample.mask.ndim == 2 else np.moveaxis(sample.mask, -1, 0) for sample in samples]
     return Batch(
-        torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()),
-        torch.from_numpy(masks),
+        torch.from_numpy(images_BCHW),
+        torch.from_numpy(np.stack(masks)),
         tuple(sample.id for sample in samples),
     )

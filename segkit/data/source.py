@@ -35,6 +35,10 @@ class Source:
         crop_size: edge of a training sample in pixels, or (height, width).
         epochs: how many passes over the training split a run makes unless told otherwise.
         multilabel: masks have one channel a class, as `LabelSpace` says.
+        on_error: what a file that cannot be used does in mid-run: `raise` ends the run and names it, `skip` goes on
+            with another sample in its place, logged and counted.
+        decoded_cache: where decoded training samples are kept, uncompressed: on `disk` below
+            `cache_dir`, in memory (`ram`) for the length of the run, or not at all.
     """
 
     split: Split
@@ -48,6 +52,8 @@ class Source:
     crop_size: int | Sequence[int] = 256
     epochs: int = 30
     multilabel: bool = False
+    on_error: Literal["raise", "skip"] = "raise"
+    decoded_cache: Literal["disk", "ram"] | None = None
     labels: LabelSpace = field(init=False)
 
     def __post_init__(self) -> None:

@@ -45,7 +45,8 @@ class AlbumentationsTransform:
         # One by one, since OpenCV fills with `fill_mask` in the first channel alone.
         masks: dict[str, Any] = {"mask": mask} if mask.ndim == 2 else {"masks": np.moveaxis(mask, -1, 0).copy()}
         with _seeded(seed):
-            self.compose.set_random_seed(seed)
+            # `set_random_seed` would start every step from the same seed, so that what one draws all draw.
+            self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
             augmented = self.compose(image=sample.image, **masks)
         image = np.ascontiguousarray(augmented["image"])
         mask = augmented["mask"] if "mask" in masks else np.moveaxis(np.asarray(augmented["masks"]), 0, -1)

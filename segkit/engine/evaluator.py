@@ -99,6 +99,8 @@ class Evaluator:
         for metric in self.metrics.values():
             scores |= metric.compute()
         scores |= {name: float(total) / max(done, 1) for name, total in sums.items()}
+        if self.data.samples_skipped:
+            scores["samples_skipped"] = float(self.data.samples_skipped)
         return Evaluation(self.data.split, scores, counts.cpu().numpy(), panels)
 
     def _score(self, prediction: Prediction, batch: Batch) -> Tensor:

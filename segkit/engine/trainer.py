@@ -167,6 +167,7 @@ class Trainer:
 
     def _timed_step(self, batches: Iterator[list[Batch]]) -> None:
         started = time.perf_counter()
+        skipped_before = self.data.samples_skipped
         micro_batches = next(batches)
         waited = time.perf_counter() - started
         lr = float(self.learning.optimizer.param_groups[0]["lr"])
@@ -176,6 +177,7 @@ class Trainer:
         self.clock.steps += seconds
         self.clock.waiting += waited
         self.clock.images += len(ids)
+        self.state.samples_skipped += self.data.samples_skipped - skipped_before
         record = {
             "step": self.state.step,
             "epoch": -(-self.state.step // self.data.steps_per_epoch),
@@ -184,6 +186,7 @@ class Trainer:
             "images_seen": self.state.images_seen,
             "images_per_second": len(ids) / seconds,
             "data_wait_s": waited,
+            "samples_skipped": self.state.samples_skipped,
         }
         self._scalars.put(record, scalars, ids)
         for step in self._scalars.ready():

@@ -19,6 +19,7 @@ from torch import nn
 from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, RootSettings, checked
 from segkit.contracts import Prediction, QueryPrediction, Sample
+from segkit.data.augmentation import augmented as apply_transform
 from segkit.experiment import check_nodes
 from tests.conftest import REPOSITORY
 
@@ -28,6 +29,7 @@ NEEDED = {
     ("dataset", "folder"): ["dataset.root=data", "dataset.num_classes=3"],
     ("dataset", "split_lists"): ["dataset.root=data", "dataset.num_classes=3"],
     ("dataset", "csv"): ["dataset.root=data", "dataset.num_classes=3"],
+    ("split", "lists"): ["split.folder=lists"],
     ("optimizer", "timm"): ["optimizer.optimizer.opt=lamb"],
 }
 
@@ -137,13 +139,23 @@ def test_a_transform_keeps_the_contract_of_samples(option: str):
     values = compose(f"transform={option}", "dataset.crop_size=48")
     transform = instantiate.build(values["transform"], "transform")
     random = np.random.default_rng(0)
-    sample = Sample(random.integers(0, 255, (48, 48, 3), np.uint8), random.integers(0, 7, (48, 48), np.uint8), "a")
-    augmented = transform(sample, 5)
+    image, mask = random.integers(0, 255, (2, 48, 48, 3), np.uint8), random.integers(0, 7, (2, 48, 48), np.uint8)
+
+    class TwoSamples:
+        def __len__(self) -> int:
+            return 2
+
+        def read(self, index: int) -> Sample:
+            return Sample(image[index].copy(), mask[index].copy(), str(index))
+
+    made = [apply_transform(transform, TwoSamples(), 1, seed=5) for _ in range(2)]
+    augmented = made[0]
+    assert augmented.id == "1"
     assert augmented.image.dtype == np.uint8
     assert augmented.image.shape == (48, 48, 3)
     assert augmented.mask.dtype == np.uint8
     assert set(np.unique(augmented.mask)) <= {*range(7), 255}
-    assert np.array_equal(transform(sample, 5).image, augmented.image)
+    assert np.array_equal(made[1].image, augmented.image)
 
 
 @pytest.mark.parametrize("option", options("predictor"))

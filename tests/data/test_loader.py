@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.contracts import Batch, DataError, LabelSpace, Sample, UserError
-from segkit.data.loader import EvaluationLoader, TrainLoader
+from segkit.data.file_list import FileList
+from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
 
 LABELS = LabelSpace(("a", "b"), ((0, 0, 0), (255, 255, 255)))
 
@@ -25,17 +27,19 @@ class Numbered:
 
     labels = LABELS
 
-    def __init__(self, length: int, *, sizes: dict[int, int] | None = None, bad: int = -1, kill: int = -1) -> None:
+    def __init__(
+        self, length: int, *, sizes: dict[int, int] | None = None, bad: int | set[int] = -1, kill: int = -1
+    ) -> None:
         self.length = length
         self.sizes = sizes or {}
-        self.bad = bad
+        self.bad = bad if isinstance(bad, set) else {bad}
         self.kill = kill
 
     def __len__(self) -> int:
         return self.length
 
     def read(self, index: int) -> Sample:
-        if index == self.bad:
+        if index in self.bad:
             raise DataError(f"images/{index}.png: damaged")
         if index == self.kill:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -177,6 +181,137 @@ def test_a_bad_file_in_evaluation_arrives_as_itself(num_workers: int) -> None:
         list(loader)
     assert str(error.value) == "images/2.png: damaged"
     loader.close()
+
+
+class TestSkipping:
+    """With on_error=skip."""
+
+    def epoch(self, bad: set[int], **keys: Any) -> tuple[list[str], int]:
+        """The ids of one epoch of 20 samples, and how many were skipped."""
+        loader = train_loader(Numbered(20, bad=bad), on_error="skip", **keys)
+        try:
+            ids = [id for step in itertools.islice(loader.batches(0), 5) for batch in step for id in batch.ids]
+        finally:
+            loader.close()
+        return ids, loader.samples_skipped
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_another_sample_stands_in_counted_and_logged(
+        self, num_workers: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        whole, none = self.epoch(set())
+        ids, skipped = self.epoch({3, 8}, num_workers=num_workers)
+        assert (none, skipped) == (0, 2)
+        assert len(ids) == 20
+        assert not {"3", "8"} & set(ids)
+        # All others stand where they stood.
+        assert [new for new, old in zip(ids, whole, strict=True) if new != old and old not in ("3", "8")] == []
+        messages = sorted(record.getMessage() for record in caplog.records)
+        assert messages == [f"skipped a sample: images/{index}.png: damaged" for index in (3, 8)]
+
+    def test_what_stands_in_depends_on_the_broken_files_alone(self) -> None:
+        ids = self.epoch({3, 8})
+        assert self.epoch({3, 8}, num_workers=2) == ids
+        loader = train_loader(Numbered(20, bad={3, 8}), on_error="skip")
+        late = [id for step in itertools.islice(loader.batches(3), 2) for batch in step for id in batch.ids]
+        assert late == ids[0][12:]
+        # One more broken file changes nothing but the places where it stood itself, or stood in.
+        more = self.epoch({3, 8, 11})[0]
+        assert {old for old, new in zip(ids[0], more, strict=True) if old != new} == {"11"}
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.sets(st.integers(0, 19), max_size=18))
+    def test_the_count_is_exact(self, bad: set[int]) -> None:
+        ids, skipped = self.epoch(bad)
+        assert skipped == len(bad)
+        assert not {str(index) for index in bad} & set(ids)
+
+    def test_prefetched_batches_count_only_when_they_are_used(self) -> None:
+        loader = train_loader(Numbered(20, bad=set(range(0, 20, 2))), on_error="skip", num_workers=2)
+        steps = loader.batches(0)
+        assert loader.samples_skipped == 0
+        for _ in range(5):
+            next(steps)
+        loader.close()
+        assert loader.samples_skipped == 10
+
+    def test_augmentation_differs_between_the_places_of_a_stand_in(self) -> None:
+        loader = train_loader(Numbered(2, bad={1}), on_error="skip", batch_size=1)
+        images = [step[0].images.numpy().tobytes() for step in itertools.islice(loader.batches(0), 6)]
+        assert len(set(images)) == 6
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_nothing_but_broken_files_ends_it(self, num_workers: int) -> None:
+        with pytest.raises(DataError, match=r"images/\d\.png: damaged; 100 samples drawn to take its place could not"):
+            self.epoch(set(range(20)), num_workers=num_workers)
+
+    def test_only_data_is_skipped(self) -> None:
+        def refuse(sample: Sample, seed: int) -> Sample:
+            raise UserError("transform.size=0")
+
+        with pytest.raises(UserError, match=r"transform\.size=0"):
+            first_steps(train_loader(Numbered(4), refuse, on_error="skip"), 1)
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_evaluation_leaves_them_out(self, num_workers: int, caplog: pytest.LogCaptureFixture) -> None:
+        source = Numbered(9, bad={0, 1, 4})
+        loader = EvaluationLoader(source, split="val", batch_size=2, num_workers=num_workers, on_error="skip")
+        for _ in range(2):
+            assert [id for batch in loader for id in batch.ids] == ["2", "3", "5", "6", "7", "8"]
+            assert loader.samples_skipped == 3
+        loader.close()
+        assert len(caplog.records) == 6
+
+    def test_an_evaluation_of_nothing_is_no_evaluation(self) -> None:
+        loader = EvaluationLoader(Numbered(3, bad={0, 1, 2}), split="val", batch_size=2, num_workers=0, on_error="skip")
+        with pytest.raises(DataError, match="not one of the 3 samples of the val split could be used"):
+            list(loader)
+
+
+class Listed(Numbered):
+    """As many samples as entries in a list of files, of which only the names are looked at."""
+
+    def __init__(self, files: FileList) -> None:
+        super().__init__(len(files))
+        self.files = files
+
+    def read(self, index: int) -> Sample:
+        assert self.files.name(index)
+        return super().read(index % 200)
+
+
+def own_memory(num_files: int) -> float:
+    """Megabytes that a worker holds for itself after 100 batches of a list of so many files."""
+    files = FileList(Path("/data"), (f"images/city_{index:08d}_leftImg8bit.png" for index in range(num_files)))
+    loader = train_loader(Listed(files), num_workers=1, batch_size=16)
+    steps = loader.batches(0)
+    for _ in range(100):
+        next(steps)
+    [worker] = children()
+    used = worker.memory_full_info().uss / 2**20
+    loader.close()
+    evaluation = EvaluationLoader(Listed(files), split="val", batch_size=16, num_workers=1)
+    batches = iter(evaluation)
+    for _ in range(20):
+        next(batches)
+    [worker] = children()
+    used = max(used, worker.memory_full_info().uss / 2**20)
+    evaluation.close()
+    return used
+
+
+def test_memory_of_workers_does_not_grow_with_the_number_of_files() -> None:
+    few = own_memory(1000)
+    # The names are 34 MB as arrays, and some 100 MB as a list of strings.
+    assert own_memory(1_000_000) < few + 8
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "workers"), [("cpu", 64, 0), ("cuda", 1, 1), ("cuda", 4, 3), ("cuda", 64, 8)]
+)
+def test_workers_unless_told(device: str, cores: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    assert default_workers(device) == workers
 
 
 def test_a_killed_worker_is_told_as_such() -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import albumentations
-import hydra.utils
+import hydra
 import numpy as np
 import pytest
 import torch
@@ -13,17 +15,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from segkit.config import instantiate
 from segkit.contracts import Sample, UserError
+from segkit.data.augmentation import augmented
 from segkit.data.transforms import AlbumentationsTransform, random_crop, resize
 
-PRESETS = sorted((Path(__file__).parents[2] / "conf" / "transform").glob("*.yaml"))
+CONF = Path(__file__).parents[2] / "conf"
+PRESETS = sorted(path.stem for path in (CONF / "transform").glob("*.yaml"))
 CROP = (32, 48)
+Apply = Callable[[Sample, int], Sample]
 
 
-def preset(path: Path, ignore_index: int = 255) -> AlbumentationsTransform:
-    dataset = {"crop_size": list(CROP), "ignore_index": ignore_index}
-    config = OmegaConf.create({"dataset": dataset, "transform": OmegaConf.load(path)})
-    return hydra.utils.instantiate(config.transform)
+@lru_cache
+def preset(name: str, ignore_index: int = 255) -> Apply:
+    """The preset as a function of a sample and a seed; what needs other samples finds the same one everywhere."""
+    OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
+    overrides = [
+        f"transform={name}",
+        f"dataset.crop_size=[{CROP[0]},{CROP[1]}]",
+        f"dataset.ignore_index={ignore_index}",
+    ]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        values = instantiate.plain(hydra.compose("train", overrides))
+    transform = instantiate.build(values["transform"], "transform")
+    return lambda sample, seed: augmented(transform, Repeated(sample), 0, seed)
+
+
+class Repeated:
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+
+    def __len__(self) -> int:
+        return 3
+
+    def read(self, index: int) -> Sample:
+        return self.sample
 
 
 def sample(height: int, width: int, ids: tuple[int, ...] = (3, 7), dtype: Any = np.uint8) -> Sample:
@@ -37,17 +63,18 @@ def sample(height: int, width: int, ids: tuple[int, ...] = (3, 7), dtype: Any = 
 
 
 def test_there_are_presets() -> None:
-    assert {"light", "default", "strong", "none", "custom"} <= {path.stem for path in PRESETS}
+    named = {"light", "default", "strong", "multi_scale", "medical", "mmseg", "copy_paste", "class_balanced"}
+    assert named <= set(PRESETS)
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", PRESETS)
 class TestPresets:
     @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (32, 48), (33, 47), (100, 120)])
-    def test_any_image_becomes_a_crop_of_its_own_labels(self, path: Path, size: tuple[int, int]) -> None:
-        transform = preset(path)
+    def test_any_image_becomes_a_crop_of_its_own_labels(self, name: str, size: tuple[int, int]) -> None:
+        transform = preset(name)
         for seed in range(15):
             result = transform(sample(*size), seed)
-            expected = CROP if path.stem != "none" else size
+            expected = CROP if name != "none" else size
             assert result.image.shape == (*expected, 3)
             assert result.mask.shape == expected
             assert (result.image.dtype, result.mask.dtype) == (np.uint8, np.uint8)
@@ -57,8 +84,8 @@ class TestPresets:
             assert set(np.unique(result.mask)) <= {3, 7, 255}
             assert result.id == f"{size[0]}x{size[1]}"
 
-    def test_the_seed_decides(self, path: Path) -> None:
-        transform, other = preset(path), preset(path)
+    def test_the_seed_decides(self, name: str) -> None:
+        transform, other = preset(name), preset.__wrapped__(name)
         original = sample(60, 60)
         results = {}
         for seed in (*range(8), *reversed(range(8))):
@@ -67,29 +94,42 @@ class TestPresets:
             assert results.setdefault(seed, key) == key, "the same after other calls"
             again = other(original, seed)
             assert (again.image.tobytes(), again.mask.tobytes()) == key, "the same in another transform"
-        assert len(set(results.values())) > (4 if path.stem != "none" else 0)
+        assert len(set(results.values())) > (4 if name != "none" else 0)
 
     @pytest.mark.parametrize("ignore_index", [-100, 70000])
-    def test_ids_beyond_8_bits_survive(self, path: Path, ignore_index: int) -> None:
-        transform = preset(path, ignore_index)
+    def test_ids_beyond_8_bits_survive(self, name: str, ignore_index: int) -> None:
+        transform = preset(name, ignore_index)
         for seed in range(8):
             mask = transform(sample(20, 30, ids=(300, 65535), dtype=np.int32), seed).mask
             assert mask.dtype == np.int32
             assert set(np.unique(mask)) <= {300, 65535, ignore_index}
 
-    def test_float_images_stay_float(self, path: Path) -> None:
+    def test_multi_label_masks_keep_their_channels(self, name: str) -> None:
+        transform = preset(name)
+        original = sample(50, 60, ids=(0, 1))
+        layers = np.stack([original.mask, 1 - original.mask, np.zeros_like(original.mask)], axis=-1)
+        for seed in range(8):
+            result = transform(Sample(original.image, layers, "layers"), seed)
+            assert result.mask.shape == (*result.image.shape[:2], 3)
+            assert set(np.unique(result.mask)) <= {0, 1, 255}
+            covered = result.mask[..., 0] != 255
+            # Padding covers all channels, and the first two exclude each other wherever nothing is pasted.
+            assert np.array_equal(result.mask[..., 2] == 255, ~covered)
+            assert np.array_equal(result.mask[..., 1][covered], 1 - result.mask[..., 0][covered])
+
+    def test_float_images_stay_float(self, name: str) -> None:
         original = sample(40, 40)
         deep = Sample(original.image / np.float32(255), original.mask, "deep")
         for seed in range(8):
-            image = preset(path)(deep, seed).image
+            image = preset(name)(deep, seed).image
             assert image.dtype == np.float32
             assert image.max() <= 1
 
-    def test_the_input_is_left_alone(self, path: Path) -> None:
+    def test_the_input_is_left_alone(self, name: str) -> None:
         original = sample(60, 60)
         image, mask = original.image.copy(), original.mask.copy()
         for seed in range(8):
-            preset(path)(original, seed)
+            preset(name)(original, seed)
         assert np.array_equal(original.image, image)
         assert np.array_equal(original.mask, mask)
 
@@ -123,6 +163,16 @@ def test_global_generators_serve_users_steps_and_stay_as_they_were() -> None:
         transform(sample(8, 8), seed)
     assert drawn[0] == drawn[2] != drawn[1]
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+def test_steps_draw_independently() -> None:
+    """Albumentations' own `set_random_seed` starts all steps alike: both flips, or neither."""
+    steps = [albumentations.HorizontalFlip(p=0.5), albumentations.VerticalFlip(p=0.5)]
+    transform = AlbumentationsTransform(steps, None)
+    image = np.arange(4, dtype=np.uint8).reshape(2, 2, 1).repeat(3, axis=2)
+    corners = [int(transform(Sample(image, image[..., 0], "corners"), seed).image[0, 0, 0]) for seed in range(400)]
+    # Each of the four corners of the image comes to the upper left in a quarter of the samples: 100 +- 35.
+    assert all(65 <= corners.count(corner) <= 135 for corner in range(4))
 
 
 def test_a_wrong_size_names_the_key() -> None:

@@ -1,0 +1,46 @@
+"""`scripts/browse.py`: a sheet of samples and of what augmentation makes of them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from segkit.config import instantiate
+from segkit.config.schema import BrowseSettings, checked
+from segkit.contracts import Sample, SampleSource, UserError
+from segkit.data.augmentation import augmented
+from segkit.tracking.sample_sheet import SheetRow, sheet
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig, folder: Path) -> None:
+    """Draw the sheet that `config` asks for to its output, or to samples.png in `folder`."""
+    values = instantiate.plain(config)
+    settings = checked(BrowseSettings, values)
+    make_source = instantiate.build(values["dataset"], "dataset", supplied=("split",))
+    transform = instantiate.build(values["transform"], "transform")
+    source: SampleSource = make_source(split=settings.split)
+    if len(source) == 0:
+        raise UserError(f"split={settings.split}: no samples there to look at")
+    path = (folder / "samples.png") if settings.output is None else Path(settings.output).expanduser()
+    indices = np.unique(np.linspace(0, len(source) - 1, min(settings.samples, len(source))).round().astype(int))
+    rows = [_row(source, transform, int(index), settings) for index in indices]
+    sheet(rows, source.labels, path, opacity=settings.opacity)
+    log.info(
+        "%d samples of %s, each with %d augmented versions: %s", len(rows), settings.split, settings.variants, path
+    )
+
+
+def _row(source: SampleSource, transform: Any, index: int, settings: BrowseSettings) -> SheetRow:
+    """A sample with its first versions: those that epochs 1, 2, ... of a run with this seed would train on."""
+    versions: list[Sample] = []
+    for epoch in range(settings.variants):
+        # The seeds of data/loader.py.
+        seed = np.random.SeedSequence([settings.seed, epoch, 1 + index]).generate_state(1)[0]
+        versions.append(augmented(transform, source, index, int(seed)))
+    return SheetRow(source.read(index), versions)

@@ -1,0 +1,31 @@
+"""What Hydra calls around runs; nothing heavy is imported before there is something to do."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from segkit.cli import app
+
+
+class MeanAndSpread(Callback):
+    """Tells mean and spread over the folds or seeds of a multirun at its end, also when some of the runs failed."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        # Trials of a search are no repeats of one another, and sweepers of their own know what to tell.
+        if str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+            # Hydra calls on_multirun_end only if no run failed.
+            app.closing.callback(_summarise, Path(str(config.hydra.sweep.dir)))
+
+
+def _summarise(folder: Path) -> None:
+    from segkit.multirun import summarise
+
+    try:
+        summarise(folder)
+    except Exception:  # the runs themselves are done and well kept
+        logging.getLogger(__name__).warning("mean and spread could not be told", exc_info=True)

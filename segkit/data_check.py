@@ -1,0 +1,289 @@
+"""`scripts/check_data.py`: everything that is wrong with a data set, and what it is made of, before a GPU is booked."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from segkit.computed_weights import METHODS, weights_by
+from segkit.config import instantiate
+from segkit.config.schema import CheckDataSettings, checked
+from segkit.contracts import DataError, LabelSpace, SampleSource, UserError
+from segkit.data.files import Files
+from segkit.data.statistics import Counted, count
+from segkit.data.views import faults_of
+from segkit.engine.progress import CONSOLE
+from segkit.engine.run_folder import write_json
+from segkit.tracking import data_page
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+SHOWN = 5
+"""Places of each finding that the terminal shows; the files have them all."""
+
+STRAY_VALUES = 8
+LIKE_PICTURES = "masks that look like pictures, or like masks resized or compressed with loss"
+
+Findings = dict[str, list[str]]
+
+
+@dataclass
+class Report:
+    """What was found.
+
+    Attributes:
+        faults: what has to be mended, by kind: each place.
+        remarks: what may be meant so, but is worth a look, by kind.
+        absent: why splits are not there.
+    """
+
+    labels: LabelSpace
+    identities: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    counted: dict[str, Counted] = field(default_factory=dict[str, Counted])
+    faults: Findings = field(default_factory=dict[str, list[str]])
+    remarks: Findings = field(default_factory=dict[str, list[str]])
+    absent: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def num_faults(self) -> int:
+        return sum(map(len, self.faults.values()))
+
+
+def run(config: DictConfig, folder: Path) -> None:
+    """Check the data set that `config` names; report in the terminal, and in files of its output, or `folder`.
+
+    Raises DataError, after the report, when something has to be mended.
+    """
+    values = instantiate.plain(config)
+    settings = checked(CheckDataSettings, values)
+    make_source = instantiate.build(values["dataset"], "dataset", supplied=("split",))
+    sources, absent = find_splits(make_source)
+    report = inspect(sources, Path(settings.cache_dir), settings.processes)
+    report.absent = absent
+    output = folder if settings.output is None else Path(settings.output)
+    output.mkdir(parents=True, exist_ok=True)
+    content = as_json(report)
+    write_json(output / "report.json", content)
+    data_page.write(content, output / "report.html")
+    show(report)
+    log.info("report: %s and report.json beside it", output / "report.html")
+    if report.faults:
+        kinds = "\n".join(f"  {len(places)} {kind}" for kind, places in report.faults.items())
+        raise DataError(
+            f"the data set is not sound: {report.num_faults} findings that have to be mended\n"
+            f"{kinds}\nAll of them, with their files: {output / 'report.html'}"
+        )
+
+
+def find_splits(make_source: Any) -> tuple[dict[str, SampleSource], dict[str, str]]:
+    """The splits that a data set has, and why others are not there. Raises UserError when there is none."""
+    sources: dict[str, SampleSource] = {}
+    errors: dict[str, UserError] = {}
+    for split in SPLITS:
+        try:
+            sources[split] = make_source(split=split)
+        except UserError as error:
+            errors[split] = error
+    if not sources:
+        raise errors[SPLITS[0]]
+    return sources, {split: str(error) for split, error in errors.items()}
+
+
+def inspect(sources: Mapping[str, SampleSource], cache_dir: Path | None, processes: int | None) -> Report:
+    """Everything found of the splits of a data set; what an earlier call has looked at is not read again."""
+    labels = next(iter(sources.values())).labels
+    report = Report(labels)
+    faults: defaultdict[str, list[str]] = defaultdict(list)
+    for split, source in sources.items():
+        report.counted[split] = counted_with_progress(source, split, cache_dir, processes)
+        # What training itself checks at its start; its cache is filled now.
+        with CONSOLE.status(f"{split}: comparing images and masks"):
+            kinds = faults_of(source).by_kind()
+        for kind, places in kinds.items():
+            faults[kind] += [place for place in places if place not in faults[kind]]
+        if pictures := like_pictures(source):
+            report.remarks.setdefault(LIKE_PICTURES, []).extend(pictures)
+        report.identities[split] = dict(source.identity())
+        if not kinds:
+            for problem in report.counted[split].problems.values():
+                faults["samples that cannot be read"].append(problem)
+    if leaks := _leaks(report.counted):
+        faults["images that stand in more than one split, so that scores flatter"] = leaks
+    report.faults = dict(faults)
+    report.remarks |= _remarks(report)
+    return report
+
+
+def counted_with_progress(source: SampleSource, what: str, cache_dir: Path | None, processes: int | None) -> Counted:
+    """`count` with a bar in the terminal."""
+    with bar_of(what, len(source)) as on_progress:
+        return count(source, cache_dir, processes=processes, on_progress=on_progress)
+
+
+@contextmanager
+def bar_of(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar in the terminal, and the function that moves it."""
+    bar = Progress(
+        TextColumn(f"{what}: reading"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=CONSOLE,
+        transient=True,
+        disable=not CONSOLE.is_terminal,
+    )
+    task = bar.add_task(what, total=total)
+
+    def show(done: int) -> None:
+        # Only now: processes are forked before a thread draws the bar.
+        bar.start()
+        bar.update(task, completed=done)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def like_pictures(source: SampleSource) -> list[str]:
+    """Masks with more than a few values that are no classes, with how many these are."""
+    if not isinstance(source, Files):
+        return []
+    masks = source.inspected_masks()
+    unknown = np.flatnonzero(~source.label_map.is_known(masks.ids))
+    owners = np.searchsorted(masks.starts, unknown, side="right") - 1
+    numbers = np.bincount(owners, minlength=len(masks.sizes))
+    return [
+        f"{source.pairs.masks.name(index)}: {numbers[index]} values that are no classes"
+        for index in np.flatnonzero(numbers > STRAY_VALUES).tolist()
+    ]
+
+
+def _leaks(counted: Mapping[str, Counted]) -> list[str]:
+    """Samples of different splits whose decoded images are the same, pixel for pixel."""
+    holders: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for split, found in counted.items():
+        for name, facts in found.facts.items():
+            holders[facts.content].append((split, name))
+    groups = [group for group in holders.values() if len({split for split, _ in group}) > 1]
+    return [" = ".join(_in_split(name, split) for split, name in group) for group in groups]
+
+
+def _in_split(name: str, split: str) -> str:
+    return name if split in Path(name).parts else f"{name} ({split})"
+
+
+def _remarks(report: Report) -> Findings:
+    remarks: defaultdict[str, list[str]] = defaultdict(list)
+    for split, counted in report.counted.items():
+        same: defaultdict[str, list[str]] = defaultdict(list)
+        for name, facts in counted.facts.items():
+            same[facts.content].append(name)
+            if not sum(facts.pixels):
+                remarks["masks without a single labelled pixel"].append(_in_split(name, split))
+        for names in same.values():
+            if len(names) > 1:
+                remarks["images that stand more than once in a split"].append(" = ".join(names))
+    totals = {split: counted.pixels.sum(axis=0) for split, counted in report.counted.items()}
+    for index, name in enumerate(report.labels.names):
+        missing = [split for split, pixels in totals.items() if not pixels[index]]
+        if len(missing) == len(totals):
+            remarks["classes without a pixel in any split"].append(name)
+        elif "train" in missing:
+            remarks["classes that are evaluated but not in the train split"].append(name)
+    train = totals.get("train")
+    if train is not None and np.count_nonzero(train) == 1 and len(train) > 1:
+        only = report.labels.names[int(np.argmax(train))]
+        remarks["train splits with one class only; is class_mapping right?"].append(only)
+    return dict(remarks)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The whole report in plain types."""
+    usable = {split: counted for split, counted in report.counted.items() if counted.facts}
+    splits = {split: _split_as_json(counted, report.identities[split]) for split, counted in report.counted.items()}
+    content: dict[str, Any] = {
+        "sound": not report.faults,
+        "classes": list(report.labels.names),
+        "colors": [list(color) for color in report.labels.colors],
+        "faults": report.faults,
+        "remarks": report.remarks,
+        "absent": report.absent,
+        "splits": splits,
+    }
+    if "train" in usable:
+        mean, std = usable["train"].mean_and_std()
+        content["mean"], content["std"] = ([round(value, 4) for value in values] for values in (mean, std))
+        content["class_weights"] = {method: weights_by(method, usable["train"]) for method in METHODS}  # pyright: ignore
+    return content
+
+
+def _split_as_json(counted: Counted, identity: Mapping[str, str]) -> dict[str, Any]:
+    sizes = Counter(f"{facts.shape[1]}x{facts.shape[0]}" for facts in counted.facts.values())
+    return {
+        "identity": dict(identity),
+        "samples": len(counted.names),
+        "unusable": counted.problems,
+        "pixels": counted.pixels.sum(axis=0).tolist(),
+        "images": (counted.pixels > 0).sum(axis=0).tolist(),
+        "ignored_pixels": sum(facts.ignored for facts in counted.facts.values()),
+        "sizes": dict(sizes.most_common()),
+    }
+
+
+def show(report: Report) -> None:
+    """The report within 80 columns."""
+    CONSOLE.print(_class_table(report))
+    for split, counted in report.counted.items():
+        sizes = Counter(f"{facts.shape[1]}x{facts.shape[0]}" for facts in counted.facts.values())
+        shown = ", ".join(f"{number} of {size}" for size, number in sizes.most_common(4))
+        more = f" and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
+        ignored = sum(facts.ignored for facts in counted.facts.values())
+        every = ignored + int(counted.pixels.sum())
+        share = f"; {ignored / every:.1%} ignored" if every else ""
+        CONSOLE.print(f"{split}: {len(counted.names)} samples: {shown}{more}{share}", highlight=False)
+    for split in report.absent:
+        CONSOLE.print(f"{split}: there is no such split", highlight=False)
+    for style, findings in (("bold red", report.faults), ("yellow", report.remarks)):
+        for kind, places in findings.items():
+            CONSOLE.print(Text(f"\n{len(places)} {kind}:", style))
+            for place in places[:SHOWN]:
+                CONSOLE.print(Text(f"  {place}"))
+            if len(places) > SHOWN:
+                CONSOLE.print(f"  ... and {len(places) - SHOWN} more", highlight=False)
+    CONSOLE.print()
+    if not report.faults:
+        CONSOLE.print(Text("sound: nothing has to be mended", "green"))
+
+
+def _class_table(report: Report) -> Table:
+    """Share of the labelled pixels, and images that hold the class, of each split; weights by median frequency."""
+    table = Table("class", box=None, pad_edge=False)
+    for split in report.counted:
+        table.add_column(f"{split} pixels", justify="right")
+        table.add_column("images", justify="right")
+    weights = None
+    if "train" in report.counted and report.counted["train"].facts:
+        weights = weights_by("median", report.counted["train"])
+        table.add_column("median weight", justify="right")
+    for index, name in enumerate(report.labels.names):
+        row: list[str] = []
+        for counted in report.counted.values():
+            pixels = counted.pixels
+            share = pixels[:, index].sum() / max(int(pixels.sum()), 1)
+            row += [f"{share:.2%}", str(int((pixels[:, index] > 0).sum()))]
+        row += [] if weights is None else [f"{weights[index]:.3g}"]
+        table.add_row(Text(name, overflow="ellipsis", no_wrap=True), *row)
+    return table

@@ -1,0 +1,240 @@
+"""The tools for data sets as a person meets them: what they write, what they say, how they end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from segkit.cli import browse, check_data, init_dataset, make_splits, train
+from segkit.cli.init_dataset import with_folder_key
+from tests.conftest import Ended, run, summary
+from tests.data.written import write_pair
+
+Call = Callable[..., Ended]
+TINY = (
+    "backbone=timm backbone.name=test_resnet model/head=fcn model.head.channels=16 trainer.batch_size=2 "
+    "trainer.max_epochs=null trainer.max_steps=1 trainer.num_threads=1 tracker=none"
+).split()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Six training samples of three classes and three for validation, in folders."""
+    for number in range(9):
+        split = "train" if number < 6 else "val"
+        write_pair(tmp_path / "data", f"{split}/images/p{number % 3}_{number}.png",
+                   f"{split}/masks/p{number % 3}_{number}.png", number, ids=(0, 1, 2, 255), size=32)  # fmt: skip
+    return tmp_path / "data"
+
+
+def folder(data: Path) -> list[str]:
+    return ["dataset=folder", f"dataset.root={data}", "dataset.num_classes=3", "dataset.crop_size=32"]
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_check_data_counts_a_sound_data_set(call: Call, data: Path, tmp_path: Path):
+    done = call(check_data.main, *folder(data), "output=report")
+    assert done.returncode == 0, done.stderr
+    found = report(tmp_path / "report")
+    assert found["sound"] is True
+    # Four stripes of 8 rows in 32x32: 256 pixels each, the last of them ignored.
+    assert found["splits"]["train"]["pixels"] == [6 * 256] * 3
+    assert found["splits"]["val"]["images"] == [3, 3, 3]
+    assert found["splits"]["train"]["ignored_pixels"] == 6 * 256
+    assert found["splits"]["train"]["sizes"] == {"32x32": 6}
+    assert found["class_weights"]["inverse"] == [1.0, 1.0, 1.0]
+    assert set(found["absent"]) == {"test"}
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_check_data_names_every_fault_and_ends_with_2(call: Call, data: Path, tmp_path: Path):
+    shutil.copy(data / "train" / "images" / "p0_0.png", data / "val" / "images" / "p0_6.png")  # a leak
+    shutil.copy(data / "train" / "images" / "p1_1.png", data / "train" / "images" / "p2_2.png")  # twice in a split
+    (data / "train" / "images" / "p0_3.png").write_bytes(b"torn")
+    (data / "train" / "masks" / "p1_4.png").unlink()
+    Image.fromarray(np.full((32, 32), 9, np.uint8)).save(data / "train" / "masks" / "p2_5.png")
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(data / "val" / "masks" / "p1_7.png")
+    smooth = np.tile(np.arange(32, dtype=np.uint8), (32, 1))  # what resizing with interpolation makes of edges
+    Image.fromarray(smooth).save(data / "train" / "masks" / "p0_3.png")
+    Image.fromarray(np.full((8, 8), 0, np.uint8)).save(data / "val" / "masks" / "p2_8.png")
+    done = call(check_data.main, *folder(data), "output=report")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "7 findings that have to be mended" in done.stderr
+    assert "report.html" in done.stderr
+    faults = report(tmp_path / "report")["faults"]
+    places = "\n".join(place for found in faults.values() for place in found)
+    for name in ("p0_3.png", "p1_4.png", "p2_5.png: 9", "p1_7.png", "p2_8.png"):
+        assert name in places, name
+    leak = faults["images that stand in more than one split, so that scores flatter"]
+    assert leak == ["train/images/p0_0.png = val/images/p0_6.png"]
+    remarks = report(tmp_path / "report")["remarks"]
+    assert remarks["images that stand more than once in a split"] == ["train/images/p1_1.png = train/images/p2_2.png"]
+    (picture,) = remarks["masks that look like pictures, or like masks resized or compressed with loss"]
+    assert picture == "train/masks/p0_3.png: 29 values that are no classes"
+    assert "p1_4.png" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_check_data_leaves_the_data_set_alone(call: Call, data: Path):
+    before = sorted(data.rglob("*"))
+    for path in [data, *before]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        assert call(check_data.main, *folder(data)).returncode == 0
+        assert sorted(data.rglob("*")) == before
+    finally:
+        for path in [data, *before]:
+            path.chmod(0o755)
+
+
+def test_make_splits_writes_lists_that_training_takes(call: Call, data: Path, tmp_path: Path):
+    done = call(make_splits.main, *folder(data), "output=lists", "folds=3", "group_pattern='p\\d'")
+    assert done.returncode == 0, done.stderr
+    lists = [(tmp_path / "lists" / f"fold_{fold}.txt").read_text().split() for fold in range(3)]
+    assert sorted(len(names) for names in lists) == [3, 3, 3]
+    for names in lists:  # one patient each
+        assert len({Path(name).name[:2] for name in names}) == 1
+    made = json.loads((tmp_path / "lists" / "splits.json").read_text())
+    assert made["samples"] == {"fold_0": 3, "fold_1": 3, "fold_2": 3}
+    assert made["group_pattern"] == "p\\d"
+    assert made["dataset"]["digest"]
+
+    run_folder = tmp_path / "run"
+    arguments = ["split=kfold", "split.folds=3", "split.fold=2", "split.folder=lists"]
+    done = call(train.main, *folder(data), *TINY, *arguments, f"hydra.run.dir={run_folder}",
+                "loss.class_weights=median", "trainer.log_sample_ids=true")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (line,) = [row for row in map(json.loads, (run_folder / "metrics.jsonl").open()) if row["kind"] == "train"]
+    assert not set(line["sample_ids"]) & set(lists[2])
+    from segkit.trained import read_run
+
+    config = read_run(run_folder).config
+    assert config["split"]["digest"]
+    assert config["loss"]["class_weights"] == [1.0, 1.0, 1.0]
+    assert config["computed"] == {"loss.class_weights": "median"}
+
+
+def test_make_splits_replaces_no_lists(call: Call, data: Path, tmp_path: Path):
+    arguments = [*folder(data), "output=lists", "folds=null", "val_share=0.3", "test_share=0.2"]
+    assert call(make_splits.main, *arguments).returncode == 0
+    sizes = {path.stem: len(path.read_text().split()) for path in (tmp_path / "lists").glob("*.txt")}
+    assert sizes == {"train": 4, "val": 3, "test": 2}
+    done = call(make_splits.main, *arguments)
+    assert done.returncode == 2
+    assert "output=lists: has lists already" in done.stderr
+
+
+def test_browse_draws_a_sheet(call: Call, data: Path, tmp_path: Path):
+    done = call(browse.main, *folder(data), "transform=default", "output=sheet.png", "samples=2", "variants=3")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        # Two plain columns and three versions, each of 260 pixels with gaps of 8.
+        assert sheet.size[0] == 8 + 5 * 268
+        colors = sheet.convert("RGB").getcolors(10**6)
+    assert colors is not None
+    assert len(colors) > 100
+
+
+@pytest.mark.parametrize("layout", ["heap", "no_val"])
+def test_after_init_dataset_the_next_command_trains(call: Call, tmp_path: Path, layout: str):
+    root = tmp_path / "my data, new"
+    for number in range(8):
+        image, mask = {
+            "heap": (f"{number}.jpg", f"{number}_mask.png"),
+            "no_val": (f"train/images/{number}.png", f"train/masks/{number}.png"),
+        }[layout]
+        write_pair(root, image, mask, number, ids=(0, 255), size=32)
+    done = call(init_dataset.main, str(root), "output=mine", "name=new_one")
+    assert done.returncode == 0, done.stderr
+    node = yaml.safe_load((tmp_path / "mine" / "dataset" / "new_one.yaml").read_text())
+    assert node["num_classes"] == 2
+    assert node["class_mapping"] == {0: 0, 255: 1}
+    assert node["crop_size"] == 32
+    assert all(0 < value < 1 for value in node["mean"] + node["std"])
+    done = call(train.main, "--config-dir", "mine", "experiment=new_one", *TINY, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert summary(tmp_path / "run")["status"] == "completed"
+
+
+def test_a_known_data_set_keeps_its_official_classes(call: Call, tmp_path: Path):
+    for number, split in enumerate(["train", "train", "val"]):
+        name = f"{split}/aachen/aachen_{number}"
+        write_pair(tmp_path / "cs", f"leftImg8bit/{name}_leftImg8bit.png", f"gtFine/{name}_gtFine_labelIds.png",
+                   number, ids=(0, 7, 26), size=64)  # fmt: skip
+    done = call(init_dataset.main, "cs", "output=mine", "name=streets")
+    assert done.returncode == 0, done.stderr
+    done = call(train.main, "--config-dir", "mine", "experiment=streets", *TINY, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    from segkit.trained import read_run
+
+    trained = read_run(tmp_path / "run")
+    assert trained.labels.names[:2] == ("road", "sidewalk")
+    assert trained.config["dataset"]["crop_size"] == 64
+
+
+def test_init_dataset_replaces_nothing_unasked(call: Call, data: Path, tmp_path: Path):
+    assert call(init_dataset.main, str(data), "output=mine").returncode == 0
+    first = (tmp_path / "mine" / "dataset" / "data.yaml").read_text()
+    done = call(init_dataset.main, str(data), "output=mine")
+    assert done.returncode == 2
+    assert "data.yaml exists already" in done.stderr
+    assert call(init_dataset.main, f"folder={data}", "output=mine", "overwrite=true").returncode == 0
+    assert (tmp_path / "mine" / "dataset" / "data.yaml").read_text() == first
+    done = call(init_dataset.main, str(data), "output=mine", "name=camvid")
+    assert "segkit has a dataset option of this name" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "says"),
+    [
+        (check_data.main, [], "dataset: missing"),
+        (check_data.main, ["dataset=folder", "dataset.root=nowhere", "dataset.num_classes=2"], "there is no folder"),
+        (check_data.main, ["dataset=shapes", "colour=red"], "nothing reads this key"),
+        (make_splits.main, ["dataset=shapes"], "output: missing"),
+        (make_splits.main, ["dataset=shapes", "output=x", "folds=1"], "folds"),
+        (make_splits.main, ["dataset=shapes", "output=x", "folds=null", "val_share=0.6", "test_share=0.5"], "leave"),
+        (browse.main, ["split=never"], "split"),
+        (browse.main, ["dataset=folder", "dataset.root=nowhere", "dataset.num_classes=2"], "there is no folder"),
+        (init_dataset.main, [], "folder: missing"),
+        (init_dataset.main, ["nowhere"], "there is no such folder"),
+        (init_dataset.main, [".", "name=a b"], "name"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    call: Call, main: Callable[[], None], arguments: list[str], says: str
+):
+    done = call(main, *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plain_path_is_the_folder():
+    assert with_folder_key(["/data/x"]) == ["folder='/data/x'"]
+    assert with_folder_key(["name=a", "--config-dir", "c", "./my data, é=1"]) == [
+        "name=a", "--config-dir", "c", "folder='./my data, é=1'"
+    ]  # fmt: skip
+    assert with_folder_key(["it's"]) == ["folder='it\\'s'"]
+    assert with_folder_key(["folder=x", "--help"]) == ["folder=x", "--help"]
+
+
+@pytest.mark.parametrize("script", ["check_data", "init_dataset"])
+def test_help_explains_itself_within_80_columns(tmp_path: Path, script: str):
+    done = run("--help", cwd=tmp_path, script=f"scripts/{script}.py", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    head = done.stdout.partition("Keys and their defaults")[0]
+    assert "usage: python scripts/" in head
+    assert max(map(len, head.splitlines())) <= 80
+    assert "torch" not in {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
