@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 MAGIC = b"segkit01"
 HEADER = struct.Struct("<8s32s8s8s7q")  # magic, signature, types of image and mask, their shapes, number of axes
 HEADER_BYTES = 128
+TYPES = frozenset({b"|u1", b"<i4", b"<f4"})
 DISK_RESERVE = 2 << 30  # bytes left free on the disk, for checkpoints
 MEMORY_SHARE = 0.5  # of what is available, at most
 # What changes nothing about a decoded sample.
@@ -240,7 +241,10 @@ def unpacked(record: mmap.mmap, signature: bytes) -> tuple[NDArray[Any], NDArray
     magic, signed, image_type, mask_type, *shapes, mask_axes = HEADER.unpack_from(record)
     if magic != MAGIC or signed != signature:
         return None
-    types = [np.dtype(name.rstrip(b"\0").decode()) for name in (image_type, mask_type)]
+    names = [name.rstrip(b"\0") for name in (image_type, mask_type)]
+    if not TYPES.issuperset(names) or mask_axes not in (2, 3) or min(shapes) < 1:
+        return None
+    types = [np.dtype(name.decode()) for name in names]
     image_shape, mask_shape = shapes[:3], shapes[3 : 3 + mask_axes]
     image_items, mask_items = int(np.prod(image_shape)), int(np.prod(mask_shape))
     mask_start = HEADER_BYTES + image_items * types[0].itemsize

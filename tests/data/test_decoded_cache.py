@@ -170,6 +170,18 @@ def test_a_record_cut_off_is_not_taken_for_whole(root: Path, keep: int) -> None:
     assert record.read_bytes() == whole
 
 
+@pytest.mark.parametrize(("place", "content"), [(0, b"x"), (8, b"x"), (40, b"|O8"), (48, b"zz"), (56, b"\xff" * 8)])
+def test_a_record_with_a_damaged_header_is_made_again(root: Path, place: int, content: bytes) -> None:
+    source = cached(root, "disk")
+    plain = source.read(0)
+    [record] = records(root)
+    whole = record.read_bytes()
+    record.unlink()
+    record.write_bytes(whole[:place] + content + whole[place + len(content) :])
+    assert same(source.read(0), plain)
+    assert record.read_bytes() == whole
+
+
 def test_settings_that_change_samples_keep_them_apart(root: Path) -> None:
     mapped = folder(root, class_mapping={0: 2, 1: 1, 2: 0})
     digests = {
