@@ -6,6 +6,7 @@ The sweep's folder is its run folder, so what MLflow could not take is sent late
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +55,8 @@ class RunOfSweep:
             return
         try:
             self._open = RunFolder(self._folder)
+            with contextlib.suppress(OSError):
+                self._open.checkpoints.rmdir()  # a sweep has none
         except UserError:
             log.info("another process keeps the record of this sweep")
             return
@@ -61,13 +64,14 @@ class RunOfSweep:
             int(row["step"]) for row, _ in records_from(self._folder / "metrics.jsonl", 0) if "step" in row
         }
         make = instantiate.build(dict(self._node), "tracker", supplied=["run_folder"])
-        self._tracker = make(run_folder=self._folder)
+        tracker: Tracker = make(run_folder=self._folder)
         params = {f"search.{key}": describe(distribution) for key, distribution in space.items()}
         params |= {"fixed": " ".join(fixed), "directions": " ".join(self._directions)}
         tags = {"sweep": self._name, "sweep.role": "summary", "sweep.study": self._name}
         tags |= provenance.versions() | provenance.machine()
         tags["segkit.run_folder"] = str(self._folder)
-        self._tracker.start(RunInfo(f"sweep {self._name}", params, tags))
+        tracker.start(RunInfo(f"sweep {self._name}", params, tags))
+        self._tracker = tracker
         self.update(study)
 
     def update(self, study: optuna.Study) -> None:

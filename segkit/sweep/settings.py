@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from pydantic import Field, field_validator, model_validator
 
 from segkit.config.schema import NotNegative, Positive, Settings, checked
@@ -66,7 +66,7 @@ class SweepSettings(Settings):
         return len(self.direction) > 1
 
 
-def read(hydra_config: DictConfig) -> SweepSettings:
+def read(hydra_config: Any) -> SweepSettings:
     """The settings in a composed `hydra` node, paths made absolute. Raises ConfigError naming the keys at fault."""
     node = OmegaConf.to_container(hydra_config.sweeper, resolve=True)
     assert isinstance(node, dict)

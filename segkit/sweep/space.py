@@ -111,7 +111,7 @@ def distribution(override: Override) -> BaseDistribution:
             return _of_range(value)
         if isinstance(value, IntervalSweep):
             return _of_interval(value)
-        choices = list(override.sweep_iterator(transformer=Transformer.encode))
+        choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
         if isinstance(value, ChoiceSweep) and len(set(map(repr, choices))) < len(choices):
             raise ValueError("a value is given twice")
         return CategoricalDistribution(choices)

@@ -19,11 +19,9 @@ class SegkitSweeper(Sweeper):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
+        self._given = (config, hydra_context, task_function)
 
     def sweep(self, arguments: list[str]) -> Any:
         from segkit.sweep.sweeper import sweep
 
-        return sweep(self.config, self.hydra_context, self.task_function, arguments)
+        return sweep(*self._given, arguments)
