@@ -21,7 +21,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = Path(os.environ.get("SEGKIT_STOCK_VENV", REPOSITORY / ".venv-stock-sweeper"))
-PACKAGES = ["hydra-optuna-sweeper==1.2.0", "optuna<3", "sqlalchemy<2", "numpy<2", "setuptools<81"]
+PACKAGES = ["hydra-core==1.3.2", "hydra-optuna-sweeper==1.2.0", "optuna<3", "sqlalchemy<2", "numpy<2", "setuptools<81"]
 
 # Small enough for CPUs, long enough for bad settings to show before the end: 9 evaluations.
 RUN = (
