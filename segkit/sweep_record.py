@@ -134,8 +134,9 @@ def draw(study: optuna.Study, folder: Path) -> list[Path]:
         "importances": lambda: figures.plot_param_importances(study),
         "parallel_coordinates": lambda: figures.plot_parallel_coordinate(study),
         "slices": lambda: figures.plot_slice(study),
-        "intermediate_values": lambda: figures.plot_intermediate_values(study),
     }
+    if any(trial.intermediate_values for trial in study.get_trials(deepcopy=False)):
+        drawers["intermediate_values"] = lambda: figures.plot_intermediate_values(study)
     if len(study.directions) > 1:
         drawers = {"pareto_front": lambda: figures.plot_pareto_front(study)}
     folder.mkdir(parents=True, exist_ok=True)
