@@ -53,7 +53,7 @@ def run_info(
     name, params = settings.name or _name(choices), _flat(values)
     trial = current_trial()
     if trial is not None:
-        name = f"{name} {trial.name}"
+        name = f"{trial.name} {name}"  # first, as lists of runs cut names off
         tags |= trial.tags
         # Groups are no key of the config; searched, they are what runs are compared by.
         params |= {key: value for key, value in trial.params.items() if key not in params}

@@ -121,3 +121,28 @@ def test_a_killed_trial_goes_on_bit_for_bit_where_it_stopped(tmp_path: Path):
     assert losses(trial) == losses(unbroken / "outputs" / "sweeps" / "s" / "0")
     assert [t.value for t in trials(broken)] == [t.value for t in trials(unbroken)]
     assert "resumed from" in (trial / "train.log").read_text()
+
+
+def test_several_objectives_are_scores_and_costs_of_the_run(tmp_path: Path):
+    done = run(
+        "-m",
+        *SWEEP,
+        "tracker=none",
+        "hydra/sweeper/sampler=grid",
+        "hydra.sweeper.direction=[max,min,min,min]",
+        "hydra.sweeper.objectives=[miou,parameters,macs,latency_ms]",
+        "model.head.channels=choice(8,16)",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    small, large = trials(tmp_path)
+    for trial in (small, large):
+        record = summary(Path(trial.user_attrs["folder"]))
+        assert trial.values[:2] == [record["best_score"], record["parameters"]]
+        assert trial.values[3] > 0
+    # The hidden layer and the classifier on the last map, 1x1 at stride 32 of 32 pixels: 8 more channels of each.
+    more_parameters, more_macs = (large.values[i] - small.values[i] for i in (1, 2))
+    in_channels = (more_parameters - 8 * 2 - 8 * 7) / (8 * 9)
+    assert in_channels == round(in_channels)
+    assert more_macs == 8 * 9 * in_channels + 8 * 7
+    assert "Pareto front" in done.stdout
