@@ -98,7 +98,8 @@ def ours(folder: Path, seed: int, goal: float, most_s: float) -> tuple[float, fl
     """
     command = [sys.executable, str(REPOSITORY / "train.py"), "-m", "sweep=tpe", *RUN]
     command += [f"{key}={value}" for key, value in SPACE.items()]
-    command += [f"hydra.sweeper.sampler.seed={seed}", "hydra.sweeper.study_name=ours"]
+    command += ["hydra/sweeper/pruner=successive_halving", "hydra.sweeper.study_name=ours"]
+    command += [f"hydra.sweeper.sampler.seed={seed}"]
     trials = 0
     while True:
         trials += 7
