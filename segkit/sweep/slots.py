@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -110,7 +111,7 @@ class OwnProcesses:
     def _in_process(self, overrides: list[str], number: int) -> Outcome:
         # Not a fork: CUDA and the threads of PyTorch do not survive one.
         spawn = multiprocessing.get_context("spawn")
-        process = self._idle.pop() if self._idle else ProcessPoolExecutor(1, mp_context=spawn)
+        process = self._idle.pop() if self._idle else ProcessPoolExecutor(1, spawn, _leave_ctrl_c_to_the_sweep)
         try:
             outcome = process.submit(_launch_in_process, self._payload, overrides, number).result()
         except BaseException:
@@ -149,6 +150,11 @@ def quiet_launchers() -> Iterator[None]:
 def _launch(launcher: Launcher, overrides: Sequence[str], number: int) -> Outcome:
     result: Any = launcher.launch([list(overrides)], initial_job_idx=number)[0]
     return result.return_value
+
+
+def _leave_ctrl_c_to_the_sweep() -> None:
+    # The terminal sends it to all; training listens for it by itself, and everything else the sweep ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _launch_in_process(payload: bytes, overrides: list[str], number: int) -> Outcome:
