@@ -20,6 +20,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import text
 
@@ -75,10 +76,17 @@ def open_storage(url: str) -> BaseStorage:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = JournalFileOpenLock(str(path))
             return JournalStorage(JournalFileBackend(str(path), lock))
-        if scheme.partition("+")[0] != "sqlite":
+        dialect = scheme.partition("+")[0]
+        if dialect in DATABASE_LOCKS:
+            # Processes that find no tables would all make them.
+            engine = create_engine(url)
+            with _held_in_database(engine, dialect, "segkit sweeps"):
+                storage = optuna.storages.get_storage(url)
+            engine.dispose()
+            return storage
+        if dialect != "sqlite":
             return optuna.storages.get_storage(url)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Processes that find no tables would all make them.
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
                 _make_sqlite(url, path)
@@ -116,28 +124,36 @@ def study_lock(storage: BaseStorage, url: str, study_name: str) -> Iterator[None
     none: there two processes that ask in the same instant may start one trial more than `n_trials`.
     """
     scheme, _, rest = url.partition("://")
-    digest = hashlib.sha256(study_name.encode()).hexdigest()
     backend: Any = getattr(storage, "_backend", storage)
     dialect = scheme.partition("+")[0]
     if dialect in ("sqlite", "journal"):
         file = Path(rest.removeprefix("/"))
-        with filelock.FileLock(file.with_name(f".{file.name}.{digest[:16]}.lock"), timeout=PATIENCE_S):
+        digest = hashlib.sha256(study_name.encode()).hexdigest()[:16]
+        with filelock.FileLock(file.with_name(f".{file.name}.{digest}.lock"), timeout=PATIENCE_S):
             yield
-    elif dialect in ("postgresql", "mysql") and isinstance(backend, RDBStorage):
-        take, leave, key = _database_lock(dialect, digest)
-        with backend.engine.connect() as connection:
-            connection.execute(text(take), {"key": key})
-            try:
-                yield
-            finally:
-                connection.execute(text(leave), {"key": key})
+    elif dialect in DATABASE_LOCKS and isinstance(backend, RDBStorage):
+        with _held_in_database(backend.engine, dialect, study_name):
+            yield
     else:
         yield
 
 
-def _database_lock(dialect: str, digest: str) -> tuple[str, str, Any]:
-    if dialect == "postgresql":
-        # One signed 64-bit number names the lock.
-        key: Any = int(digest[:16], 16) - 2**63
-        return "SELECT pg_advisory_lock(:key)", "SELECT pg_advisory_unlock(:key)", key
-    return f"SELECT GET_LOCK(:key, {PATIENCE_S:g})", "SELECT RELEASE_LOCK(:key)", f"segkit-{digest[:32]}"
+DATABASE_LOCKS = {
+    "postgresql": ("SELECT pg_advisory_lock(:key)", "SELECT pg_advisory_unlock(:key)"),
+    "mysql": (f"SELECT GET_LOCK(:key, {PATIENCE_S:g})", "SELECT RELEASE_LOCK(:key)"),
+}
+"""How a session of each database takes and leaves a lock of that name; it leaves all of them when it ends."""
+
+
+@contextlib.contextmanager
+def _held_in_database(engine: Engine, dialect: str, name: str) -> Iterator[None]:
+    take, leave = DATABASE_LOCKS[dialect]
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    # PostgreSQL names a lock by one signed 64-bit number, MySQL by up to 64 characters.
+    key: Any = int(digest[:16], 16) - 2**63 if dialect == "postgresql" else f"segkit-{digest[:32]}"
+    with engine.connect() as connection:
+        connection.execute(text(take), {"key": key})
+        try:
+            yield
+        finally:
+            connection.execute(text(leave), {"key": key})
