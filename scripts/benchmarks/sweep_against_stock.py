@@ -24,11 +24,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = Path(os.environ.get("SEGKIT_STOCK_VENV", REPOSITORY / ".venv-stock-sweeper"))
 PACKAGES = ["hydra-core==1.3.2", "hydra-optuna-sweeper==1.2.0", "optuna<3", "sqlalchemy<2", "numpy<2", "setuptools<81"]
 
-# Small enough for CPUs, long enough for bad settings to show before the end: 9 evaluations.
+# Small enough for CPUs, long enough for bad settings to show before the end: 27 evaluations.
 RUN = (
-    "tracker=none dataset.num_train=160 dataset.num_val=40 dataset.image_size=48 dataset.crop_size=48 "
+    "tracker=none dataset.num_train=160 dataset.num_val=24 dataset.image_size=48 dataset.crop_size=48 "
     "backbone=timm backbone.name=test_resnet model.head.aspp_channels=64 model.head.decoder_channels=64 "
-    "trainer.max_epochs=9 trainer.evaluate.panel_samples=0 trainer.progress=off"
+    "trainer.max_epochs=9 trainer.evaluate.every_epochs=0.334 trainer.evaluate.panel_samples=0 trainer.progress=off"
 ).split()
 SPACE = {
     "optimizer.lr": "tag(log,interval(1e-5,1e-1))",
