@@ -17,6 +17,16 @@ class DataError(UserError):
     """A data file is at fault, whenever that comes to light: at the check before the first step or in mid-run."""
 
 
+class RunFailure(RuntimeError):
+    """What surrounds the run is at fault: memory, a process that was killed, a disk, numbers that diverge.
+
+    The command line turns it into one message on stderr and exit code 1. The message says what happened and what
+    to do.
+    """
+
+    exit_code = 1
+
+
 class Interrupted(Exception):
     """The run was asked to stop from outside and has saved what it had.
 

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from segkit import report
 from segkit.config.schema import RootSettings
 from segkit.contracts import LabelSpace, RunInfo, SampleSource
+from segkit.engine import memory
 from segkit.engine.progress import duration
 from segkit.engine.trainer import Trainer
 from segkit.tracking import provenance
@@ -142,7 +143,7 @@ def best_scores(trainer: Trainer) -> dict[str, Any]:
 
 
 def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -> dict[str, Any]:
-    clock, state = trainer.clock, trainer.state
+    clock, state, device = trainer.clock, trainer.state, trainer.strategy.device
     evaluations = _evaluations(trainer.recording.folder.path / "metrics.jsonl")
     return {
         "status": status,
@@ -151,6 +152,7 @@ def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -
         "parameters": sum(p.numel() for p in trainer.learning.model.parameters()),
         "images_seen": state.images_seen,
         "samples_skipped": state.samples_skipped,
+        "steps_skipped": state.steps_skipped,
         "stopped_early": state.stopped_early,
         "monitor": trainer.settings.checkpoint.monitor,
         "best_score": state.best_score,
@@ -162,6 +164,8 @@ def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -
         "images_per_second": clock.images / clock.steps if clock.steps else None,
         "data_wait_share": clock.waiting / clock.steps if clock.steps else None,
         "evaluation_s": clock.evaluation,
+        "memory_gib": memory.used(device) / memory.GIB,
+        "memory_peak_gib": memory.peak(device) / memory.GIB,
         "wall_time_s": seconds,
     }
 

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.errors import Interrupted, UserError
+from segkit.errors import Interrupted, RunFailure, UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -84,6 +84,12 @@ def launch(config_name: str, task: Task) -> None:
         else:
             _say(f"error: {_message(error, config_name)}")
         sys.exit(2)
+    except RunFailure as error:
+        if wants_traceback:
+            traceback.print_exc()
+        else:
+            _say(f"error: {error}")
+        sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()
         sys.exit(1)
