@@ -39,7 +39,7 @@ class TrainLoader:
         seed: of order and augmentation, 0 or more.
         num_workers: processes that read and augment; 0: none, it is done here.
         pin_memory: give batches in page-locked memory, for a CUDA device.
-        timeout_s: how long to wait for a worker's batch before giving up, in seconds.
+        timeout_s: longest that a worker may take for one sample before it counts as hanging, in seconds.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TrainLoader:
         num_workers: int,
         on_error: OnError = "raise",
         pin_memory: bool = False,
-        timeout_s: float = 600,
+        timeout_s: float = 25,
     ) -> None:
         if len(source) == 0:
             raise UserError("the training split of the dataset has no samples; training needs at least 1")
@@ -67,6 +67,7 @@ class TrainLoader:
             AugmentedSamples(source, transform, seed, on_error),
             _KeyBatches(self._key_batches),
             collate=collate_equal_sizes,
+            name=source.name,
             num_workers=num_workers,
             pin_memory=pin_memory,
             timeout_s=timeout_s,
@@ -124,7 +125,7 @@ class EvaluationLoader:
         num_workers: int,
         on_error: OnError = "raise",
         pin_memory: bool = False,
-        timeout_s: float = 600,
+        timeout_s: float = 25,
     ) -> None:
         self.split = split
         self.labels: LabelSpace = source.labels
@@ -134,6 +135,7 @@ class EvaluationLoader:
             PlainSamples(source, on_error),
             _Groups(self._num_samples, batch_size),
             collate=collate_runs,
+            name=source.name,
             num_workers=num_workers,
             pin_memory=pin_memory,
             timeout_s=timeout_s,
