@@ -18,10 +18,9 @@ class DataError(UserError):
 
 
 class RunFailure(RuntimeError):
-    """What surrounds the run is at fault: memory, a process that was killed, a disk, numbers that diverge.
+    """The run cannot go on, though neither program nor input is at fault: a worker was killed, memory ran out.
 
-    The command line turns it into one message on stderr and exit code 1. The message says what happened and what
-    to do.
+    The command line turns it into one message on stderr and exit code 1. The message names cause and remedy.
     """
 
     exit_code = 1

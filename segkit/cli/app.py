@@ -48,8 +48,8 @@ closing = contextlib.ExitStack()
 def launch(config_name: str, task: Task) -> None:
     """Run `task` on the composed config `config_name` and leave with the run contract's exit code.
 
-    0 done; 1 failed while running; 2 the user's input is at fault: one message on stderr, and a traceback
-    only with HYDRA_FULL_ERROR=1; 130 after Ctrl-C; 143 after SIGTERM.
+    0 done; 1 failed while running, 2 the user's input is at fault: one message on stderr, and a traceback only
+    with HYDRA_FULL_ERROR=1 or for faults of the program; 130 after Ctrl-C; 143 after SIGTERM.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     # Makes Hydra hand exceptions on instead of printing its own report and leaving with 1.
@@ -78,18 +78,12 @@ def launch(config_name: str, task: Task) -> None:
     except KeyboardInterrupt:
         _say("interrupted before the first step; nothing to save")
         sys.exit(130)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, RunFailure, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             traceback.print_exc()
         else:
             _say(f"error: {_message(error, config_name)}")
-        sys.exit(2)
-    except RunFailure as error:
-        if wants_traceback:
-            traceback.print_exc()
-        else:
-            _say(f"error: {error}")
-        sys.exit(error.exit_code)
+        sys.exit(getattr(error, "exit_code", 2))
     except Exception:
         traceback.print_exc()
         sys.exit(1)
@@ -119,7 +113,7 @@ def _say(message: str) -> None:
 
 
 def _message(error: Exception, config_name: str) -> str:
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | RunFailure):
         return str(error)
     text = str(error).strip()
     key = re.search(
