@@ -20,7 +20,7 @@ from segkit.engine.cadence import Cadence
 from segkit.engine.checkpoint import CheckpointKeeper, Content
 from segkit.engine.ema import Ema
 from segkit.engine.evaluator import Evaluation, Evaluator
-from segkit.engine.interrupts import Interrupts
+from segkit.engine.interrupts import AskedToStop, Interrupts
 from segkit.engine.progress import Display
 from segkit.engine.run_folder import RunFolder
 from segkit.engine.scalars import PendingStep, ScalarQueue
@@ -132,6 +132,9 @@ class Trainer:
                     if not self._evaluate_if_due() and self._save_when.is_due(self.state.step):
                         self.save()
                 self._finish_log()
+                self._stop_if_asked()  # by a signal during the last evaluation
+        except AskedToStop:
+            self._stop_if_asked()
         finally:
             self.recording.display.stop()
         return "completed"
@@ -168,7 +171,8 @@ class Trainer:
     def _timed_step(self, batches: Iterator[list[Batch]]) -> None:
         started = time.perf_counter()
         skipped_before = self.data.samples_skipped
-        micro_batches = next(batches)
+        with self._interrupts.waiting():
+            micro_batches = next(batches)
         waited = time.perf_counter() - started
         lr = float(self.learning.optimizer.param_groups[0]["lr"])
         scalars = self.train_step(micro_batches)
@@ -254,9 +258,9 @@ class Trainer:
 
         def on_batch(done: int) -> None:
             self.recording.display.evaluating(done, len(self.evaluator.data))
-            self._stop_if_asked()
 
-        evaluation = self.evaluator(self.learning.evaluated_model, self.strategy, on_batch=on_batch)
+        with self._interrupts.waiting():
+            evaluation = self.evaluator(self.learning.evaluated_model, self.strategy, on_batch=on_batch)
         self.clock.evaluation += time.perf_counter() - started
         self.last_scores = evaluation.scores
         return evaluation
