@@ -305,6 +305,9 @@ class CheckpointKeeper:
         except OSError:  # a file system without hard links
             temporary = last
         temporary.replace(self.folder / "previous.pt")
+        # Renaming one link of a file to another does nothing: after a kill both names may stand for the same.
+        if temporary != last:
+            _remove(temporary)
 
     def _link(self, file: Path, name: str) -> None:
         temporary = self.folder / f".{name}.part"
