@@ -267,7 +267,15 @@ def _resume(trainer: Trainer, resume: str | None) -> str | None:
     else:
         raise UserError(f"resume={resume}: no such file or folder; allowed: a checkpoint, a run folder, or auto")
     if found is None:
-        log.info("resume=auto: no checkpoint in %s yet; starting afresh", folder.checkpoints)
+        steps = folder.last_step()
+        log.log(
+            logging.WARNING if steps else logging.INFO,
+            "resume=auto: no checkpoint in %s yet; starting afresh%s",
+            folder.checkpoints,
+            f", though metrics.jsonl tells of {steps} steps: their checkpoints were never saved, or are gone"
+            if steps
+            else "",
+        )
         return None
     path, content = found
     trainer.resume(content)

@@ -103,16 +103,17 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
     folder = recording.folder
     trainer.data.close()
     trainer.evaluator.data.close()
+    trial = current_trial()
+    if status == "pruned" and trial is not None and not trial.keeps_checkpoints_when_pruned:
+        recording.keeper.delete_all()
+    # Before what takes time, in which a second signal may end it all.
+    summary = _summary(trainer, status, error, time.monotonic() - started)
+    folder.write_summary(summary)
     try:
         for file in report.draw_kept(folder.path, labels):
             folder.list_artifact(file, "figures")
     except Exception:  # a figure is not worth a run
         log.warning("the figures could not be drawn", exc_info=True)
-    trial = current_trial()
-    if status == "pruned" and trial is not None and not trial.keeps_checkpoints_when_pruned:
-        recording.keeper.delete_all()
-    summary = _summary(trainer, status, error, time.monotonic() - started)
-    folder.write_summary(summary)
     recording.tracker.tag({"segkit.status": status})
     best = folder.checkpoints / "best.pt"
     if best.exists():

@@ -46,7 +46,7 @@ class TrainState:
             setattr(self, name, value)
 
     def note_score(self, score: float, *, mode: str, min_delta: float) -> bool:
-        """Count an evaluation of the current step; whether it is the best so far. NaN is never the best.
+        """Count an evaluation of the current step; whether it is the best so far. Only finite scores can be it.
 
         `min_delta` only counts for early stopping: the best checkpoint is the best, however small the gain.
         """
@@ -54,7 +54,7 @@ class TrainState:
         self.evaluations += 1
         sign = 1.0 if mode == "max" else -1.0
         gain = math.inf if self.best_score is None else sign * (score - self.best_score)
-        is_best = not math.isnan(score) and gain > 0
+        is_best = math.isfinite(score) and gain > 0
         self.evaluations_since_best = 0 if is_best and gain > min_delta else self.evaluations_since_best + 1
         if is_best:
             self.best_score, self.best_step = score, self.step

@@ -16,7 +16,7 @@ from segkit.contracts import Batch, LossTerms, ProgressAware, TrainingData
 from segkit.engine import memory, snapshot
 from segkit.engine.cadence import Cadence, total_steps
 from segkit.engine.evaluator import Evaluation, Evaluator
-from segkit.engine.interrupts import Interrupts
+from segkit.engine.interrupts import AskedToStop, Interrupts
 from segkit.engine.learning import Learning
 from segkit.engine.non_finite import NonFiniteGuard, check_weights
 from segkit.engine.profiling import Profile, StepProfile
@@ -80,6 +80,9 @@ class Trainer:
                     if not self._evaluate_if_due() and self._save_when.is_due(self.state.step):
                         self.save()
                 self._finish_log()
+                self._stop_if_asked()  # by a signal during the last evaluation
+        except AskedToStop:
+            self._stop_if_asked()
         finally:
             self._profile.close()
             self.recording.display.stop()
@@ -89,7 +92,7 @@ class Trainer:
         """Wait for the micro-batches of a step, learn from them, and put the step's numbers on their way to the log."""
         started = time.perf_counter()
         skipped_before = self.data.samples_skipped
-        with self._profile.region("data wait"):
+        with self._profile.region("data wait"), self._interrupts.waiting():
             micro_batches = next(batches)
         waited = time.perf_counter() - started
         lr = float(self.learning.optimizer.param_groups[0]["lr"])
@@ -195,9 +198,9 @@ class Trainer:
 
         def on_batch(done: int) -> None:
             self.recording.display.evaluating(done, len(self.evaluator.data))
-            self._stop_if_asked()
 
-        evaluation = self.evaluator(self.learning.evaluated_model, self.strategy, on_batch=on_batch)
+        with self._interrupts.waiting():
+            evaluation = self.evaluator(self.learning.evaluated_model, self.strategy, on_batch=on_batch)
         self.clock.evaluation += time.perf_counter() - started
         return evaluation
 
