@@ -201,7 +201,7 @@ def build_evaluator(
         ),
         make_predictor or instantiate.build(values["predictor"], "predictor", supplied=SUPPLIED["predictor"]),
         judged.decide,
-        judged.counts().to(device),
+        lambda: judged.counts().to(device),
         judged.named_scores(labels),
         {
             name: ListedMetric(

@@ -18,7 +18,6 @@ from segkit.engine.strategy.base import SingleDevice
 class Confusion(Protocol):
     """Counts of (truth, prediction) over an evaluation, of labels as `Evaluator.decide` makes them."""
 
-    def reset(self) -> None: ...
     def update(self, predicted: Tensor, mask: Tensor) -> None: ...
     def compute(self) -> Tensor: ...
 
@@ -54,7 +53,7 @@ class Evaluator:
         data: the split.
         predictor: makes a predictor of a model.
         decide: logits (B, C, H, W) to labels.
-        confusion: what counts labels against masks; the built-in scores derive from it alone.
+        confusion: makes what counts labels against masks; the built-in scores derive from it alone.
         scores: those scores, by name, of a confusion matrix.
         metrics: further metrics by name.
         loss: logged as `loss` and its parts if given.
@@ -64,7 +63,7 @@ class Evaluator:
     data: EvaluationData
     predictor: Callable[[nn.Module], Predictor]
     decide: Callable[[Tensor], Tensor]
-    confusion: Confusion
+    confusion: Callable[[], Confusion]
     scores: Callable[[Tensor], dict[str, float]]
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
     loss: Loss | None = None
@@ -77,7 +76,7 @@ class Evaluator:
         """Evaluate `model`, calling `on_batch` with the number of samples done. Leaves it in evaluation mode."""
         model.eval()
         predictor = self.predictor(model)
-        self.confusion.reset()
+        confusion = self.confusion()
         for metric in self.metrics.values():
             metric.reset()
         sums: dict[str, Tensor] = {}
@@ -88,13 +87,13 @@ class Evaluator:
             batch = host_batch.to(strategy.device)
             with strategy.autocast():
                 prediction = predictor(batch.images)
-            predicted = self._score(prediction, batch)
+            predicted = self._score(prediction, batch, confusion)
             self._add_loss(sums, prediction, batch)
             wanted = [i for i in range(len(batch)) if done + i in shown]
             panels += [_panel(host_batch, predicted, i) for i in wanted]
             done += len(batch)
             on_batch(done)
-        counts = self.confusion.compute()
+        counts = confusion.compute()
         scores = self.scores(counts)
         for metric in self.metrics.values():
             scores |= metric.compute()
@@ -103,10 +102,10 @@ class Evaluator:
             scores["samples_skipped"] = float(self.data.samples_skipped)
         return Evaluation(self.data.split, scores, counts.cpu().numpy(), panels)
 
-    def _score(self, prediction: Prediction, batch: Batch) -> Tensor:
+    def _score(self, prediction: Prediction, batch: Batch, confusion: Confusion) -> Tensor:
         logits_BCHW = resize_logits(prediction.logits, batch.mask.shape[-2:])
         predicted = self.decide(logits_BCHW)
-        self.confusion.update(predicted, batch.mask)
+        confusion.update(predicted, batch.mask)
         for metric in self.metrics.values():
             metric.update(logits_BCHW, batch.mask)
         return predicted

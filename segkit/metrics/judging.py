@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from segkit.contracts import LabelSpace
-from segkit.metrics.confusion import ConfusionMatrix, LayerCounts
 from segkit.metrics.scores import Scores, layer_scores, scores
+
+if TYPE_CHECKING:
+    from segkit.metrics.confusion import ConfusionMatrix, LayerCounts
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class Judging:
         decide: to labels: (B, H, W) int64 class ids, or multi-label (B, C, H, W) uint8 of 0 and 1.
         probabilities: to probabilities (B, C, H, W).
         counts: makes what counts labels against masks: `ConfusionMatrix` or `LayerCounts`.
+        shape: of these counts.
         scores: of these counts.
     """
 
     decide: Callable[[Tensor], Tensor]
     probabilities: Callable[[Tensor], Tensor]
     counts: Callable[[], ConfusionMatrix | LayerCounts]
+    shape: tuple[int, ...]
     scores: Callable[[Tensor], Scores]
 
     def named_scores(self, labels: LabelSpace) -> Callable[[Tensor], dict[str, float]]:
@@ -34,8 +39,8 @@ class Judging:
         return lambda counts: self.scores(counts).named(labels.names)
 
     def score_names(self, labels: LabelSpace) -> list[str]:
-        (nothing_counted,) = self.counts().metric_state.values()
-        return list(self.scores(nothing_counted).named(labels.names))  # pyright: ignore[reportArgumentType]
+        nothing_counted = torch.zeros(self.shape, dtype=torch.int64)
+        return list(self.scores(nothing_counted).named(labels.names))
 
 
 def judging(labels: LabelSpace) -> Judging:
@@ -44,12 +49,27 @@ def judging(labels: LabelSpace) -> Judging:
         return Judging(
             lambda logits: (logits > 0).to(torch.uint8),
             lambda logits: logits.sigmoid(),
-            lambda: LayerCounts(labels.num_classes, labels.ignore_index),
+            lambda: _layer_counts(labels),
+            (labels.num_classes, 2, 2),
             layer_scores,
         )
     return Judging(
         lambda logits: logits.argmax(dim=1),
         lambda logits: logits.softmax(dim=1),
-        lambda: ConfusionMatrix(labels.num_classes, labels.ignore_index),
+        lambda: _confusion_matrix(labels),
+        (labels.num_classes, labels.num_classes),
         scores,
     )
+
+
+# Imported when first counted: torchmetrics takes seconds, and the first training step needs none of it.
+def _confusion_matrix(labels: LabelSpace) -> ConfusionMatrix:
+    from segkit.metrics.confusion import ConfusionMatrix
+
+    return ConfusionMatrix(labels.num_classes, labels.ignore_index)
+
+
+def _layer_counts(labels: LabelSpace) -> LayerCounts:
+    from segkit.metrics.confusion import LayerCounts
+
+    return LayerCounts(labels.num_classes, labels.ignore_index)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
 
 from segkit.contracts import LabelSpace
 from segkit.metrics.judging import judging
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric, MetricCollection
 
 
 class ListedMetric:
