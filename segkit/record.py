@@ -17,6 +17,8 @@ from segkit.config.schema import RootSettings
 from segkit.contracts import LabelSpace, RunInfo, SampleSource
 from segkit.engine import memory
 from segkit.engine.progress import duration
+from segkit.engine.recording import Recording
+from segkit.engine.run_folder import RunFolder
 from segkit.engine.trainer import Trainer
 from segkit.tracking import provenance
 from segkit.trials import current_trial
@@ -98,7 +100,11 @@ def announce(trainer: Trainer, choices: Mapping[str, str], sources: tuple[Sample
 
 
 def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, started: float) -> None:
-    """Leave the record of how the run ended: figures, summary.json, the last delivery. Raises nothing of its own."""
+    """Leave the record of how the run ended: summary.json, figures, the last delivery. Raises nothing of its own.
+
+    Ctrl-C ends it, once summary.json is written. A run that was terminated gets no figures: whoever sends a SIGTERM
+    kills what has not gone soon after. They are drawn when the run is resumed, from what is kept.
+    """
     recording = trainer.recording
     folder = recording.folder
     trainer.data.close()
@@ -106,22 +112,14 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
     trial = current_trial()
     if status == "pruned" and trial is not None and not trial.keeps_checkpoints_when_pruned:
         recording.keeper.delete_all()
-    # Before what takes time, in which a second signal may end it all.
     summary = _summary(trainer, status, error, time.monotonic() - started)
     folder.write_summary(summary)
     try:
-        for file in report.draw_kept(folder.path, labels):
-            folder.list_artifact(file, "figures")
-    except Exception:  # a figure is not worth a run
-        log.warning("the figures could not be drawn", exc_info=True)
-    recording.tracker.tag({"segkit.status": status})
-    best = folder.checkpoints / "best.pt"
-    if best.exists():
-        folder.list_artifact(best, "checkpoints")
-    for file in ("summary.json", "metrics.jsonl", "train.log"):
-        if (folder.path / file).exists():
-            folder.list_artifact(folder.path / file, "run")
-    recording.tracker.finish(status)
+        if status != "terminated":
+            _draw(folder, labels)
+        _deliver(recording, status)
+    except KeyboardInterrupt:
+        log.warning("left before the record was complete, after Ctrl-C; python scripts/sync_mlflow.py sends it")
     # The run may have been created as late as in the last delivery.
     run_id = recording.tracker.run_id
     folder.write_summary(summary | {"mlflow_run_id": run_id})
@@ -136,6 +134,26 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
             trainer.state.best_score,
             trainer.state.best_step,
         )
+
+
+def _draw(folder: RunFolder, labels: LabelSpace) -> None:
+    try:
+        for file in report.draw_kept(folder.path, labels):
+            folder.list_artifact(file, "figures")
+    except Exception:  # a figure is not worth a run
+        log.warning("the figures could not be drawn", exc_info=True)
+
+
+def _deliver(recording: Recording, status: str) -> None:
+    folder = recording.folder
+    recording.tracker.tag({"segkit.status": status})
+    best = folder.checkpoints / "best.pt"
+    if best.exists():
+        folder.list_artifact(best, "checkpoints")
+    for file in ("summary.json", "metrics.jsonl", "train.log"):
+        if (folder.path / file).exists():
+            folder.list_artifact(folder.path / file, "run")
+    recording.tracker.finish(status)
 
 
 def best_scores(trainer: Trainer) -> dict[str, Any]:
