@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,7 +37,6 @@ __all__ = [
     "TrainingData",
     "Transform",
     "UserError",
-    "resize_logits",
 ]
 
 
@@ -197,16 +195,6 @@ class Prediction:
     logits: Tensor
     auxiliary: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     queries: Sequence[QueryPrediction] = ()
-
-
-def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (B, C, H, W) at `size` = (H, W), bilinear with pixel areas aligned (align_corners=False).
-
-    The one place where logits change size, so that training, evaluation and export agree.
-    """
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, size=(int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
 
 
 @dataclass

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segkit.config import instantiate
-from segkit.contracts import LabelSpace, Prediction, Predictor, resize_logits
+from segkit.contracts import LabelSpace, Prediction, Predictor
 from segkit.engine import checkpoint
 from segkit.engine.strategy.base import Precision, SingleDevice
 from segkit.errors import UserError
 from segkit.metrics.judging import judging
+from segkit.resizing import resize_logits
 
 
 class TrainedModel(nn.Module):

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segkit.contracts import Batch, EvaluationData, Loss, Metric, Prediction, Predictor, resize_logits
+from segkit.contracts import Batch, EvaluationData, Loss, Metric, Prediction, Predictor
 from segkit.engine.strategy.base import SingleDevice
+from segkit.resizing import resize_logits
 
 
 class Confusion(Protocol):
