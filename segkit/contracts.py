@@ -248,8 +248,8 @@ class Metric(Protocol):
 
     def reset(self) -> None: ...
 
-    def update(self, logits: Tensor, mask: Tensor) -> None:
-        """Take logits (B, C, H, W) at the mask's size and mask (B, H, W)."""
+    def update(self, logits: Tensor, predicted: Tensor, mask: Tensor) -> None:
+        """Take logits (B, C, h, w) at the head's own stride, and labels `predicted` and `mask` (B, [K,] H, W)."""
         ...
 
     def compute(self) -> dict[str, float]:
@@ -281,7 +281,7 @@ class TrainingData(Protocol):
 
 
 class EvaluationData(Protocol):
-    """One pass over a split at the samples' own sizes.
+    """One pass over a split at the samples' own sizes, in any order that is the same every time.
 
     Attributes:
         samples_skipped: samples left out of the last pass because a file could not be used.
@@ -291,6 +291,10 @@ class EvaluationData(Protocol):
 
     @property
     def split(self) -> str: ...
+
+    def name(self, index: int) -> str:
+        """The id that sample number `index` of the split has, without reading it."""
+        ...
 
     def __iter__(self) -> Iterator[Batch]: ...
 
