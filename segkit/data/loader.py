@@ -129,6 +129,7 @@ class EvaluationLoader:
     ) -> None:
         self.split = split
         self.labels: LabelSpace = source.labels
+        self.name = source.name
         self.samples_skipped = 0
         self._num_samples = len(source)
         self._workers = Workers(
