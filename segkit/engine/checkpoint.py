@@ -322,5 +322,6 @@ class CheckpointKeeper:
         temporary.replace(self.folder / name)
 
     def _remove_parts(self) -> None:
-        for part in self.folder.glob(".*.part"):
-            _remove(part)
+        with contextlib.suppress(OSError):
+            for part in self.folder.glob(".*.part"):
+                _remove(part)

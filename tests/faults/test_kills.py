@@ -119,8 +119,10 @@ def test_a_kill_at_any_system_call_of_a_save_costs_no_checkpoint(
 @pytest.mark.parametrize(
     ("injected", "saved"),
     [
-        ("fsync:error=EIO:when=1..3", 5),
-        ("write:error=ENOSPC:when=2..9", 5),
+        ("fsync:error=EIO:when=1", 5),
+        ("fsync:error=EIO", 3),
+        ("write:error=ENOSPC", 3),
+        ("write:error=EIO:when=2", 5),
         ("rename:error=EIO:when=1", 5),
         ("openat:error=EROFS", 3),
         ("link:error=EPERM", 5),  # a file system without hard links
@@ -132,7 +134,8 @@ def test_a_refused_system_call_costs_no_checkpoint(
     folder = tmp_path / "run"
     shutil.copytree(three_saves, folder)
     call = injected.partition(":")[0]
-    ended = traced(starter, folder, "-e", f"trace={call}", "-e", f"inject={injected}")
+    only = ["-P", str(folder / "checkpoints" / ".fresh.part")] if call in ("write", "openat") else []
+    ended = traced(starter, folder, "-e", f"trace={call}", "-e", f"inject={injected}", *only)
     assert ended.returncode == 0, ended.stderr
     if call != "link":
         assert re.search(r"step 4: .*needs 0\.0 MB and [\d.]+ MB are free.*last\.pt", ended.stdout), ended.stdout
