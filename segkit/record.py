@@ -111,6 +111,8 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
     try:
         for file in report.draw_kept(folder.path, labels):
             folder.list_artifact(file, "figures")
+    except OSError as refused:
+        log.warning("the figures could not be drawn (%s)", refused)
     except Exception:  # a figure is not worth a run
         log.warning("the figures could not be drawn", exc_info=True)
     recording.tracker.tag({"segkit.status": status})

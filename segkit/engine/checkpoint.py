@@ -83,12 +83,12 @@ def _refused(path: Path, content: Content, error: OSError) -> OSError:
         free = shutil.disk_usage(path.parent).free
     except OSError:
         free = 0
-    return OSError(
-        error.errno,
-        f"{error.strerror or error}; it needs {_megabytes(_num_bytes(content))} and {_megabytes(free)} are free. "
-        "Make room on that disk, or run in a folder on another one with hydra.run.dir=...",
-        str(path),
+    refused = OSError(
+        f"{path}: {error.strerror or error}; it needs {_megabytes(_num_bytes(content))} and {_megabytes(free)} are "
+        "free. Make room on that disk, or run in a folder on another one with hydra.run.dir=..."
     )
+    refused.errno = error.errno
+    return refused
 
 
 def _megabytes(num_bytes: int) -> str:

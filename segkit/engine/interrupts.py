@@ -19,8 +19,12 @@ STATUS = {
 }
 
 
+PATIENCE_S = 5.0
+"""How long after a signal the loop goes on with what it waits for."""
+
+
 class AskedToStop(BaseException):
-    """A signal came while the loop was waiting: nothing is half done, so it need not wait on."""
+    """A signal came some time ago and the loop is still waiting: nothing is half done, so it need not wait on."""
 
 
 class Interrupts:
@@ -36,22 +40,25 @@ class Interrupts:
         if command is not None:
             self.received, command.has_trained = command.received, True
         self._previous = _installed(self._receive)
+        self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._lose_patience)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if CommandSignals.current is not None:
             CommandSignals.current.received = self.received
         _restore(self._previous)
 
     @contextlib.contextmanager
     def waiting(self) -> Generator[None]:
-        """Around what may take long and changes no state of the run: a signal ends it with AskedToStop."""
+        """Around what changes no state of the run and may hang: it ends with AskedToStop `PATIENCE_S` after a signal.
+
+        Not at once: a worker that is left in the middle of handing over a batch would complain.
+        """
         self._waiting = True
         try:
-            if self.received is not None:
-                raise AskedToStop
             yield
         finally:
             self._waiting = False
@@ -59,10 +66,13 @@ class Interrupts:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
-            if self._waiting:
-                raise AskedToStop
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_S, 1.0)
         elif number == signal.SIGINT:
             _end_at_once()
+
+    def _lose_patience(self, number: int, frame: FrameType | None) -> None:
+        if self._waiting:
+            raise AskedToStop
 
     def as_exception(self, saved_as: str) -> Interrupted:
         assert self.received is not None
@@ -95,7 +105,8 @@ class CommandSignals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         CommandSignals.current = None
-        _restore(self._previous)
+        if self.received is None:  # else the process is about to end, and another signal is to be none of its troubles
+            _restore(self._previous)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
