@@ -23,13 +23,16 @@ from segkit.data.decoded_cache import with_decoded_cache
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
 from segkit.data.splits import Splitting
 from segkit.engine import checkpoint
+from segkit.engine.cadence import total_steps
 from segkit.engine.checkpoint import CheckpointKeeper
 from segkit.engine.ema import Ema
 from segkit.engine.evaluator import Evaluator
+from segkit.engine.learning import CompiledForward, Learning
 from segkit.engine.progress import make_display
+from segkit.engine.recording import Recording
 from segkit.engine.run_folder import RunFolder
 from segkit.engine.strategy.base import SingleDevice
-from segkit.engine.trainer import Learning, Recording, Trainer, total_steps
+from segkit.engine.trainer import Trainer
 from segkit.errors import DataError, Interrupted, Pruned, UserError
 from segkit.metrics.judging import judging
 from segkit.metrics.listed import ListedMetric
@@ -107,6 +110,7 @@ def build(
         num_workers=_num_workers(options, strategy.device),
         on_error=train_source.on_error,
         pin_memory=pin_memory,
+        timeout_s=options.data_timeout_s,
     )
     learning = build_learning(values, options, strategy, data.steps_per_epoch)
     evaluator = build_evaluator(
@@ -166,7 +170,8 @@ def build_learning(
         optimizer, total_steps=total_steps(options, steps_per_epoch), steps_per_epoch=steps_per_epoch
     )
     ema = None if options.ema.decay is None else Ema(model, options.ema.decay)
-    return Learning(model, loss, optimizer, schedule, ema)
+    forward = CompiledForward(model, options.batch_size) if options.compile else model
+    return Learning(model, loss, optimizer, schedule, ema, forward)
 
 
 def build_evaluator(
@@ -192,10 +197,11 @@ def build_evaluator(
             num_workers=_num_workers(options, device),
             on_error=source.on_error,
             pin_memory=device.type == "cuda",
+            timeout_s=options.data_timeout_s,
         ),
         make_predictor or instantiate.build(values["predictor"], "predictor", supplied=SUPPLIED["predictor"]),
         judged.decide,
-        judged.counts().to(device),
+        lambda: judged.counts().to(device),
         judged.named_scores(labels),
         {
             name: ListedMetric(

@@ -1,7 +1,8 @@
 """Figures and tables of a run's best evaluation, drawn into its folder.
 
 The numbers and pictures are kept when the evaluation happens and drawn when the run ends, so that drawing
-never holds training up and a run that stops early still gets its figures.
+never holds training up and a run that stops early still gets its figures. For the same reason what draws,
+and Matplotlib with it, is imported then.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 
 from segkit.contracts import LabelSpace
 from segkit.engine.evaluator import Evaluation, PanelSample
-from segkit.tracking import figures, panels
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ def keep(evaluation: Evaluation, folder: Path) -> None:
 
 def draw_kept(folder: Path, labels: LabelSpace) -> list[Path]:
     """Draw the figures of the evaluation kept in `folder`, if there is one, and the run's curves."""
+    from segkit.tracking import figures
+
     drawn: list[Path] = []
     target = folder / "figures"
     target.mkdir(exist_ok=True)
@@ -61,6 +63,8 @@ def draw_kept(folder: Path, labels: LabelSpace) -> list[Path]:
 
 def draw(confusion: NDArray[np.int64], samples: Sequence[PanelSample], labels: LabelSpace, target: Path) -> list[Path]:
     """Confusion matrix, per-class table and panels in the folder `target`; the files written."""
+    from segkit.tracking import figures, panels
+
     figures.confusion_figure(confusion, labels.names, target / "confusion_matrix.png")
     files = [target / name for name in ("confusion_matrix.png", "per_class.csv", "per_class.md")]
     figures.per_class_table(per_class(confusion, labels), labels.names, csv_path=files[1], markdown_path=files[2])

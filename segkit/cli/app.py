@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segkit.engine.interrupts import CommandSignals
-from segkit.errors import Interrupted, UserError
+from segkit.errors import Interrupted, RunFailure, UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -47,8 +47,9 @@ closing = contextlib.ExitStack()
 def launch(config_name: str, task: Task) -> None:
     """Run `task` on the composed config `config_name` and leave with the run contract's exit code.
 
-    0 done; 1 failed while running; 2 the user's input is at fault: one message on stderr, and a traceback
-    only with HYDRA_FULL_ERROR=1; 130 after Ctrl-C; 143 after SIGTERM or SIGUSR1; 129 after SIGHUP.
+    0 done; 1 failed while running, 2 the user's input is at fault: one message on stderr, and a traceback only
+    with HYDRA_FULL_ERROR=1 or for faults of the program; 130 after Ctrl-C; 143 after SIGTERM or SIGUSR1; 129 after
+    SIGHUP.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     # Makes Hydra hand exceptions on instead of printing its own report and leaving with 1.
@@ -79,12 +80,12 @@ def launch(config_name: str, task: Task) -> None:
             raise
         _say(signals.message)
         sys.exit(signals.exit_code)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, RunFailure, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             traceback.print_exc()
         else:
             _say(f"error: {_message(error, config_name)}")
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))
     except Exception:
         traceback.print_exc()
         sys.exit(1)
@@ -114,7 +115,7 @@ def _say(message: str) -> None:
 
 
 def _message(error: Exception, config_name: str) -> str:
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | RunFailure):
         return str(error)
     text = str(error).strip()
     key = re.search(

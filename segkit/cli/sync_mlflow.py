@@ -32,7 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         print(f"no such folder: {', '.join(missing)}; give run folders or folders above them", file=sys.stderr)
         return 2
-    results = {folder: _sync(folder) for folder in _run_folders(folders)}
+    results: dict[Path, tuple[str, str]] = {}
+    try:
+        for folder in _run_folders(folders):
+            results[folder] = _sync(folder)
+    except KeyboardInterrupt:
+        _print_table(results)
+        print("interrupted; the rest is still waiting", file=sys.stderr)
+        return 130
     _print_table(results)
     return 1 if any(outcome == "not delivered" for outcome, _ in results.values()) else 0
 
@@ -45,7 +52,7 @@ def _run_folders(folders: Sequence[Path]) -> list[Path]:
 
 def _sync(folder: Path) -> tuple[str, str]:
     """Outcome and detail for one run folder."""
-    from segkit.tracking.delivery import deliver
+    from segkit.tracking.delivery import deliver, reason
     from segkit.tracking.run_folder import close_if_killed, held_alone, is_delivered, load_progress
 
     with held_alone(folder) as alone:
@@ -57,14 +64,14 @@ def _sync(folder: Path) -> tuple[str, str]:
         progress = load_progress(folder)
         if progress is not None and is_delivered(folder, record, progress):
             return "complete", progress.run_id or ""
-        reason = ""
+        problem = ""
         for attempt in range(ATTEMPTS):
             time.sleep(min(attempt, 1))
             try:
                 return "delivered", deliver(folder).run_id or ""
             except Exception as error:  # whatever it is, the other folders still have their turn
-                reason = f"{record.destination.uri}: {error}"
-        return "not delivered", reason
+                problem = f"{record.destination.uri}: {reason(error)}"
+        return "not delivered", problem
 
 
 def _print_table(results: dict[Path, tuple[str, str]]) -> None:

@@ -17,6 +17,7 @@ class TrainState:
         step: optimizer steps done.
         images_seen: training images gone through the model.
         samples_skipped: of those, how many stood in for a sample whose file could not be used.
+        steps_skipped: steps that changed no weight, because their loss or gradients were not finite.
         evaluated_step: the last step whose weights were evaluated; -1: none yet.
         evaluations: how many evaluations there have been.
         best_score: the best monitored score so far, or None.
@@ -28,6 +29,7 @@ class TrainState:
     step: int = 0
     images_seen: int = 0
     samples_skipped: int = 0
+    steps_skipped: int = 0
     evaluated_step: int = -1
     evaluations: int = 0
     best_score: float | None = None

@@ -8,9 +8,11 @@ found again by its key.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
@@ -28,6 +30,8 @@ from segkit.tracking.run_folder import (
     Destination,
     Progress,
     RunRecord,
+    delivering,
+    ended,
     is_number,
     load_progress,
     load_record,
@@ -54,6 +58,9 @@ STATUS = {
     "killed": "KILLED",
 }
 
+LOCKED_DATABASE_S = 5.0
+"""How long a locked SQLite file is waited for."""
+
 KEY = "segkit_key"
 """Tag of an MLflow run: the `Progress.key` of the folder that speaks for it."""
 
@@ -70,35 +77,46 @@ ENVIRONMENT = {
 """Defaults for MLflow's own settings; what the user has set in the environment stands."""
 
 
-def deliver(folder: Path) -> Progress:
+def deliver(folder: Path, *, run_is_over: bool = False) -> Progress:
     """Send what `folder` holds and MLflow has not; gives the progress made, which is also in tracking.json.
+
+    One process at a time does so for one folder; others wait. With `run_is_over` a run whose folder does not say
+    how it ended is sent as killed.
 
     Raises whatever MLflow raises when it cannot be reached or refuses; calling again goes on from there.
     """
-    record = load_record(folder)
-    if record is None:
-        raise FileNotFoundError(f"{folder} holds no readable run_info.json: not a run recorded with tracker=mlflow")
-    delivery = _Delivery(folder, record)
-    delivery.find_or_create_run()
-    delivery.describe()
-    delivery.send_metrics()
-    try:
-        delivery.send_artifacts()
-    finally:  # an artifact that the server refuses must not leave the run shown as running for ever
-        delivery.send_status()
-    return delivery.progress
+    with delivering(folder):
+        record = load_record(folder)
+        if record is None:
+            raise FileNotFoundError(f"{folder} holds no readable run_info.json: not a run recorded with tracker=mlflow")
+        delivery = _Delivery(folder, ended(folder, record) if run_is_over else record)
+        delivery.find_or_create_run()
+        delivery.describe()
+        delivery.send_metrics()
+        try:
+            delivery.send_artifacts()
+        finally:  # an artifact that the server refuses must not leave the run shown as running for ever
+            delivery.send_status()
+        return delivery.progress
+
+
+def reason(error: BaseException) -> str:
+    """What is wrong, in a line: of an error of the network or the disk the innermost, which says it in few words."""
+    told = error
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+        if isinstance(error, OSError | sqlite3.Error) and str(error):
+            told = error
+    lines = str(told).strip().splitlines()
+    return lines[0][:300] if lines else type(told).__name__
 
 
 def page(folder: Path) -> str | None:
-    """Where in MLflow's UI the run of `folder` stands, from the UI's own address on; None if it is not there yet.
-
-    Raises whatever MLflow raises when it cannot be reached.
-    """
-    record, progress = load_record(folder), load_progress(folder)
-    if record is None or progress is None or progress.run_id is None:
+    """Where in MLflow's UI the run of `folder` stands, from the UI's own address on; None if it is not there yet."""
+    progress = load_progress(folder)
+    if progress is None or progress.run_id is None or progress.experiment_id is None:
         return None
-    _, experiment_id = _connect(record.destination)
-    return f"#/experiments/{experiment_id}/runs/{progress.run_id}"
+    return f"#/experiments/{progress.experiment_id}/runs/{progress.run_id}"
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -112,18 +130,34 @@ def sqlite_file(uri: str) -> Path | None:
 @functools.cache
 def _connect(destination: Destination) -> tuple[MlflowClient, str]:
     """A client and the id of the experiment, which is made if need be."""
+    make_client = import_mlflow()
+    with _store_lock(destination):
+        _probe(destination)
+        client = make_client(tracking_uri=destination.uri)
+        experiment = client.get_experiment_by_name(destination.experiment)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        return client, client.create_experiment(destination.experiment, destination.artifact_location)
+
+
+def import_mlflow() -> type[MlflowClient]:
+    """The class of MLflow's clients, once MLflow is imported, which takes seconds."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # they announce every table of a fresh store
         logging.getLogger(name).setLevel(logging.WARNING)
-    with _store_lock(destination):
-        client = MlflowClient(tracking_uri=destination.uri)
-        experiment = client.get_experiment_by_name(destination.experiment)
-        if experiment is not None:
-            return client, experiment.experiment_id
-        return client, client.create_experiment(destination.experiment, destination.artifact_location)
+    return MlflowClient
+
+
+def _probe(destination: Destination) -> None:
+    """Raise sqlite3.Error for a file that is locked or no database: MLflow would try it for two minutes."""
+    file = sqlite_file(destination.uri)
+    if file is None or not file.exists():
+        return
+    with contextlib.closing(sqlite3.connect(file, timeout=LOCKED_DATABASE_S)) as database:
+        database.execute("SELECT count(*) FROM sqlite_master")
 
 
 def _store_lock(destination: Destination) -> AbstractContextManager[object]:
@@ -143,6 +177,7 @@ class _Delivery:
         self.record = record
         self.progress = _progress_towards(record.destination, folder)
         self.client, self.experiment_id = _connect(record.destination)
+        self.progress.experiment_id = self.experiment_id
 
     @property
     def run_id(self) -> str:
