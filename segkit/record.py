@@ -102,8 +102,8 @@ def announce(trainer: Trainer, choices: Mapping[str, str], sources: tuple[Sample
 def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, started: float) -> None:
     """Leave the record of how the run ended: summary.json, figures, the last delivery. Raises nothing of its own.
 
-    Ctrl-C ends it and the process, once summary.json is written. A run that was terminated gets no figures: whoever sends a SIGTERM
-    kills what has not gone soon after. They are drawn when the run is resumed, from what is kept.
+    Ctrl-C ends it and the process, once summary.json is written. A run that was terminated gets no figures: whoever
+    sends a SIGTERM kills what has not gone soon after. They are drawn when the run is resumed, from what is kept.
     """
     recording = trainer.recording
     folder = recording.folder

@@ -144,6 +144,23 @@ def test_a_refused_system_call_costs_no_checkpoint(
 
 
 @needs_strace
+@pytest.mark.parametrize("call", ["read,pread64,readv", "mmap", "openat"])
+def test_a_checkpoint_that_the_disk_cannot_read_is_passed_over(
+    starter: Starter, three_saves: Path, tmp_path: Path, call: str
+):
+    folder = tmp_path / "run"
+    shutil.copytree(three_saves, folder)
+    for path in (folder / "checkpoints").iterdir():  # those of step 3, by their other names
+        if path.name.startswith(("best", "top")):
+            path.unlink()
+    only = ["-P", str(folder / "checkpoints" / "last.pt")]
+    ended = traced(starter, folder, "-e", f"trace={call}", "-e", f"inject={call}:error=EIO", *only, last=3)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "newest: ('previous.pt', 2)\n"
+    assert "last.pt" in ended.stderr
+
+
+@needs_strace
 def test_without_hard_links_a_kill_costs_no_checkpoint_either(starter: Starter, three_saves: Path, tmp_path: Path):
     for number in range(1, 9, 2):
         folder = tmp_path / str(number) / "run"
