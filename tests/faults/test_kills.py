@@ -195,6 +195,37 @@ def test_a_training_killed_again_and_again_ends_as_one_that_was_not(starter: Sta
     assert summary(folder)["best_score"] == summary(unbroken)["best_score"]
 
 
+@needs_strace
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_signal_while_a_checkpoint_is_written(starter: Starter, tmp_path: Path, number: signal.Signals, code: int):
+    training = starter.start(tmp_path / "run", *STATEFUL, "trainer.max_epochs=1000")
+    training.wait_for_step(3)
+    slow_disk = ["-e", "trace=fsync", "-e", "inject=fsync:delay_enter=500000"]
+    tracer = subprocess.Popen(
+        ["strace", "-p", str(training.pid), "-o", "/dev/null", *slow_disk], stderr=subprocess.PIPE
+    )
+    checkpoints = training.folder / "checkpoints"
+    time.sleep(1)
+    deadline = time.monotonic() + 30
+    while not (checkpoints / ".fresh.part").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    training.send(number)
+    ended = training.wait()
+    tracer.wait(timeout=20)
+    assert ended.returncode == code, ended.stderr
+    found = checkpoint.newest(checkpoints)
+    assert found is not None
+    steps = losses(training.folder)
+    assert found[0].name == "last.pt"
+    if number == signal.SIGKILL:
+        assert max(steps) - 2 <= found[1]["state"]["step"] <= max(steps)
+    else:
+        assert found[1]["state"]["step"] == max(steps)
+        assert not list(checkpoints.glob(".*"))
+    assert "passing over" not in ended.stdout
+
+
 def test_the_second_process_in_a_folder_is_refused_and_names_the_first(starter: Starter, tmp_path: Path):
     first = starter.start(tmp_path / "run", "trainer.max_epochs=1000")
     first.wait_for_step(1)
