@@ -19,7 +19,11 @@ LONG = ["trainer.max_epochs=1000", "trainer.evaluate.every_epochs=1000"]
 # One image at a time, of which there are many.
 LONG_EVALUATION = ["dataset.num_val=3000", "trainer.evaluate.batch_size=1", "trainer.max_epochs=1"]
 
-each_signal = pytest.mark.parametrize("number", list(CODES), ids=lambda number: number.name)
+
+def each_signal(*slow: signal.Signals) -> pytest.MarkDecorator:
+    """The test with each signal; those that another test of the default suite sends at that moment are `slow`."""
+    marks = {number: pytest.mark.slow if number in slow else () for number in CODES}
+    return pytest.mark.parametrize("number", [pytest.param(n, marks=marks[n], id=n.name) for n in CODES])
 
 
 def saved_step(folder: Path) -> int:
@@ -35,7 +39,7 @@ def is_gone(training: Training) -> bool:
     )
 
 
-@each_signal
+@each_signal(signal.SIGINT, signal.SIGHUP)
 def test_in_the_loop_a_signal_saves(starter: Starter, tmp_path: Path, number: signal.Signals):
     training = starter.start(tmp_path / "run", *LONG)
     training.wait_for_step(3)
@@ -49,7 +53,7 @@ def test_in_the_loop_a_signal_saves(starter: Starter, tmp_path: Path, number: si
     assert f"resume={training.folder}" in ended.stderr
 
 
-@each_signal
+@each_signal(signal.SIGINT, signal.SIGTERM)
 def test_before_the_loop_there_is_nothing_to_save(starter: Starter, tmp_path: Path, number: signal.Signals):
     training = starter.start(tmp_path / "run")
     training.wait_for("", ".hydra/overrides.yaml")
