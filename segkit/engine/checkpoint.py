@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import math
@@ -79,14 +80,12 @@ def _write_flushed(content: Content, path: Path, number: int = 0) -> None:
 
 
 def _refused(path: Path, content: Content, error: OSError) -> OSError:
-    try:
+    what, remedy = f"{path}: {error.strerror or error}", "Look after that disk"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free
-    except OSError:
-        free = 0
-    refused = OSError(
-        f"{path}: {error.strerror or error}; it needs {_megabytes(_num_bytes(content))} and {_megabytes(free)} are "
-        "free. Make room on that disk, or run in a folder on another one with hydra.run.dir=..."
-    )
+        what += f"; it needs {_megabytes(_num_bytes(content))} and {_megabytes(free)} are free"
+        remedy = "Make room on that disk"
+    refused = OSError(f"{what}. {remedy}, or run in a folder on another one with hydra.run.dir=...")
     refused.errno = error.errno
     return refused
 

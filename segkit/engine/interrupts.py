@@ -18,7 +18,6 @@ STATUS = {
     signal.SIGHUP: ("terminated", 129),  # the terminal is gone; nohup has it ignored, and so it stays
 }
 
-
 PATIENCE_S = 5.0
 """How long after a signal the loop goes on with what it waits for."""
 
@@ -126,7 +125,7 @@ class CommandSignals:
     def message(self) -> str:
         """What ended, and what that costs."""
         assert self.received is not None
-        when = "after the last step; the checkpoints stand" if self.has_trained else "before there was anything to save"
+        when = "after training; the checkpoints stand" if self.has_trained else "before there was anything to save"
         return f"{STATUS[self.received][0]} by {self.received.name} {when}"
 
 
@@ -143,5 +142,7 @@ def _restore(previous: dict[signal.Signals, Any]) -> None:
 
 def _end_at_once() -> None:
     show_cursor = b"\x1b[?25h" if os.isatty(2) else b""  # the live display hides it
-    os.write(2, show_cursor + b"interrupted again: ended at once; the checkpoints saved before stand\n")
-    os._exit(130)
+    try:
+        os.write(2, show_cursor + b"interrupted again: ended at once; the checkpoints saved before stand\n")
+    finally:
+        os._exit(130)

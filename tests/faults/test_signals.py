@@ -100,7 +100,7 @@ def test_while_the_figures_are_drawn_the_first_signal_ends_a_run_that_is_done(st
     training.send(signal.SIGTERM)
     ended = training.wait(30)
     assert ended.returncode == 143, ended.stderr
-    assert ended.stderr == "terminated by SIGTERM after the last step; the checkpoints stand\n"
+    assert ended.stderr == "terminated by SIGTERM after training; the checkpoints stand\n"
     assert summary(training.folder)["status"] == "completed"
     assert saved_step(training.folder) == 2
 
