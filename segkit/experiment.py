@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from segkit import computed_weights, objectives, record, report
+from segkit import autobatch, computed_weights, objectives, record, report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
@@ -92,18 +92,18 @@ def build(
     values: dict[str, Any], settings: RootSettings, folder: RunFolder, choices: Mapping[str, str]
 ) -> tuple[Trainer, LabelSpace]:
     """Everything that the config names, joined to a trainer that stands where it is to begin."""
-    options = settings.trainer
-    _prepare_torch(options, settings.seed)
+    _prepare_torch(settings.trainer, settings.seed)
     train_source, val_source = build_sources(values)
     computed_weights.fill_in(values, train_source)
-    strategy: SingleDevice = instantiate.build(
-        {**values["trainer"]["strategy"], "device": options.device, "precision": options.precision},
-        "trainer.strategy",
-    )
+    transform = instantiate.build(values["transform"], "transform")
+    if settings.trainer.autobatch:
+        settings = autobatch.settled(values, settings, train_source, transform, folder)
+    options = settings.trainer
+    strategy = build_strategy(values, options)
     pin_memory = strategy.device.type == "cuda"
     data = TrainLoader(
         with_decoded_cache(train_source),
-        instantiate.build(values["transform"], "transform"),
+        transform,
         batch_size=options.batch_size,
         accumulate=options.accumulate,
         seed=settings.seed,
@@ -158,6 +158,13 @@ def build_sources(values: dict[str, Any]) -> tuple[SampleSource, SampleSource]:
     if splitting.digest is not None:
         values["split"]["digest"] = splitting.digest
     return train_source, val_source
+
+
+def build_strategy(values: Mapping[str, Any], options: TrainerSettings) -> SingleDevice:
+    return instantiate.build(
+        {**values["trainer"]["strategy"], "device": options.device, "precision": options.precision},
+        "trainer.strategy",
+    )
 
 
 def build_learning(

@@ -11,7 +11,16 @@ PACKAGE = Path(segkit.__file__).parent
 PARTS = {"data", "models", "losses", "metrics", "optim", "predict", "tracking", "export", "sweep"}
 FOUNDATION = {"errors", "contracts", "resizing", "trials", "config"}
 JOINERS = {"objectives", "report", "record", "sweep_record", "trained", "experiment", "evaluation", "prediction"}
-JOINERS |= {"computed_weights", "data_check", "data_setup", "config_files", "split_making", "browsing", "multirun"}
+JOINERS |= {
+    "autobatch",
+    "computed_weights",
+    "data_check",
+    "data_setup",
+    "config_files",
+    "split_making",
+    "browsing",
+    "multirun",
+}
 
 ALLOWED = {
     "errors": set(),
