@@ -102,8 +102,8 @@ def announce(trainer: Trainer, choices: Mapping[str, str], sources: tuple[Sample
 def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, started: float) -> None:
     """Leave the record of how the run ended: summary.json, figures, the last delivery. Raises nothing of its own.
 
-    Ctrl-C ends it, once summary.json is written. A run that was terminated gets no figures: whoever sends a SIGTERM
-    kills what has not gone soon after. They are drawn when the run is resumed, from what is kept.
+    Ctrl-C ends it and the process, once summary.json is written. A run that was terminated gets no figures: whoever
+    sends a SIGTERM kills what has not gone soon after. They are drawn when the run is resumed, from what is kept.
     """
     recording = trainer.recording
     folder = recording.folder
@@ -120,6 +120,7 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
         _deliver(recording, status)
     except KeyboardInterrupt:
         log.warning("left before the record was complete, after Ctrl-C; python scripts/sync_mlflow.py sends it")
+        raise
     # The run may have been created as late as in the last delivery.
     run_id = recording.tracker.run_id
     folder.write_summary(summary | {"mlflow_run_id": run_id})
@@ -140,6 +141,8 @@ def _draw(folder: RunFolder, labels: LabelSpace) -> None:
     try:
         for file in report.draw_kept(folder.path, labels):
             folder.list_artifact(file, "figures")
+    except OSError as refused:
+        log.warning("the figures could not be drawn (%s)", refused)
     except Exception:  # a figure is not worth a run
         log.warning("the figures could not be drawn", exc_info=True)
 

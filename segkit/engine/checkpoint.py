@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import math
@@ -79,16 +80,14 @@ def _write_flushed(content: Content, path: Path, number: int = 0) -> None:
 
 
 def _refused(path: Path, content: Content, error: OSError) -> OSError:
-    try:
+    what, remedy = f"{path}: {error.strerror or error}", "Look after that disk"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free
-    except OSError:
-        free = 0
-    return OSError(
-        error.errno,
-        f"{error.strerror or error}; it needs {_megabytes(_num_bytes(content))} and {_megabytes(free)} are free. "
-        "Make room on that disk, or run in a folder on another one with hydra.run.dir=...",
-        str(path),
-    )
+        what += f"; it needs {_megabytes(_num_bytes(content))} and {_megabytes(free)} are free"
+        remedy = "Make room on that disk"
+    refused = OSError(f"{what}. {remedy}, or run in a folder on another one with hydra.run.dir=...")
+    refused.errno = error.errno
+    return refused
 
 
 def _megabytes(num_bytes: int) -> str:
@@ -228,6 +227,7 @@ class CheckpointKeeper:
         self.keep_top = keep_top
         self.mode = mode
         self._saves: int | None = None
+        self._last_is_whole = False
         self._remove_parts()
 
     def save(self, content: Content, *, score: float | None = None, is_best: bool = False) -> Path:
@@ -237,22 +237,24 @@ class CheckpointKeeper:
         """
         fresh, last = self.folder / ".fresh.part", self.folder / "last.pt"
         try:
-            saves = self._num_saves()
-            _write_flushed(content, fresh, saves + 1)
+            if self._saves is None:
+                self._saves = self._look_around()
+            _write_flushed(content, fresh, self._saves + 1)
             # The best come first: killed in between, the folder holds a best checkpoint that is simply the newest.
             if score is not None and math.isfinite(score):
                 self._link(fresh, f"top-{content['state']['step']:08d}-{score:.6f}.pt")
             if is_best:
                 self._link(fresh, "best.pt")
-            if last.exists():
+            if self._last_is_whole and last.exists():
                 self._keep_as_previous(last)
             fresh.replace(last)
+            self._last_is_whole = True
+            self._saves += 1
             self._drop_all_but_top()
             _sync_folder(self.folder)
         except OSError as error:
             self._remove_parts()
             raise _refused(last, content, error) from error
-        self._saves = saves + 1
         return last
 
     def top(self) -> list[Path]:
@@ -274,24 +276,16 @@ class CheckpointKeeper:
         for path in self.folder.glob("*.pt"):
             path.unlink(missing_ok=True)
 
-    def _num_saves(self) -> int:
-        """Saves into this folder so far. What earlier processes left is looked at once: a damaged last.pt is removed.
-
-        It would become previous.pt, in place of one that may be whole.
-        """
-        if self._saves is None:
-            numbers = [0]
-            for path in self.folder.glob("*.pt"):
-                with contextlib.suppress(UserError):
-                    numbers.append(_when_saved(path)[0])
-            self._saves = max(numbers)
-            last = self.folder / "last.pt"
-            if last.exists():
-                try:
-                    read(last)
-                except UserError:
-                    last.unlink(missing_ok=True)
-        return self._saves
+    def _look_around(self) -> int:
+        """Saves into this folder by earlier processes. Notes whether last.pt is whole, and may become previous.pt."""
+        numbers = [0]
+        for path in self.folder.glob("*.pt"):
+            with contextlib.suppress(UserError):
+                numbers.append(_when_saved(path)[0])
+        with contextlib.suppress(UserError):
+            read(self.folder / "last.pt")
+            self._last_is_whole = True
+        return max(numbers)
 
     def _drop_all_but_top(self) -> None:
         for path in self.top()[self.keep_top :]:
@@ -322,5 +316,6 @@ class CheckpointKeeper:
         temporary.replace(self.folder / name)
 
     def _remove_parts(self) -> None:
-        for part in self.folder.glob(".*.part"):
-            _remove(part)
+        with contextlib.suppress(OSError):
+            for part in self.folder.glob(".*.part"):
+                _remove(part)

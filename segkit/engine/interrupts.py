@@ -18,9 +18,12 @@ STATUS = {
     signal.SIGHUP: ("terminated", 129),  # the terminal is gone; nohup has it ignored, and so it stays
 }
 
+PATIENCE_S = 5.0
+"""How long after a signal the loop goes on with what it waits for."""
+
 
 class AskedToStop(BaseException):
-    """A signal came while the loop was waiting: nothing is half done, so it need not wait on."""
+    """A signal came some time ago and the loop is still waiting: nothing is half done, so it need not wait on."""
 
 
 class Interrupts:
@@ -36,22 +39,25 @@ class Interrupts:
         if command is not None:
             self.received, command.has_trained = command.received, True
         self._previous = _installed(self._receive)
+        self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._lose_patience)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if CommandSignals.current is not None:
             CommandSignals.current.received = self.received
         _restore(self._previous)
 
     @contextlib.contextmanager
     def waiting(self) -> Generator[None]:
-        """Around what may take long and changes no state of the run: a signal ends it with AskedToStop."""
+        """Around what changes no state of the run and may hang: it ends with AskedToStop `PATIENCE_S` after a signal.
+
+        Not at once: a worker that is left in the middle of handing over a batch would complain.
+        """
         self._waiting = True
         try:
-            if self.received is not None:
-                raise AskedToStop
             yield
         finally:
             self._waiting = False
@@ -59,10 +65,13 @@ class Interrupts:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
-            if self._waiting:
-                raise AskedToStop
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_S, 1.0)
         elif number == signal.SIGINT:
             _end_at_once()
+
+    def _lose_patience(self, number: int, frame: FrameType | None) -> None:
+        if self._waiting:
+            raise AskedToStop
 
     def as_exception(self, saved_as: str) -> Interrupted:
         assert self.received is not None
@@ -95,7 +104,8 @@ class CommandSignals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         CommandSignals.current = None
-        _restore(self._previous)
+        if self.received is None:  # else the process is about to end, and another signal is to be none of its troubles
+            _restore(self._previous)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
@@ -115,7 +125,7 @@ class CommandSignals:
     def message(self) -> str:
         """What ended, and what that costs."""
         assert self.received is not None
-        when = "after the last step; the checkpoints stand" if self.has_trained else "before there was anything to save"
+        when = "after training; the checkpoints stand" if self.has_trained else "before there was anything to save"
         return f"{STATUS[self.received][0]} by {self.received.name} {when}"
 
 
@@ -132,5 +142,7 @@ def _restore(previous: dict[signal.Signals, Any]) -> None:
 
 def _end_at_once() -> None:
     show_cursor = b"\x1b[?25h" if os.isatty(2) else b""  # the live display hides it
-    os.write(2, show_cursor + b"interrupted again: ended at once; the checkpoints saved before stand\n")
-    os._exit(130)
+    try:
+        os.write(2, show_cursor + b"interrupted again: ended at once; the checkpoints saved before stand\n")
+    finally:
+        os._exit(130)

@@ -198,6 +198,7 @@ class Trainer:
 
         def on_batch(done: int) -> None:
             self.recording.display.evaluating(done, len(self.evaluator.data))
+            self._stop_if_asked()
 
         with self._interrupts.waiting():
             evaluation = self.evaluator(self.learning.evaluated_model, self.strategy, on_batch=on_batch)

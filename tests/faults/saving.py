@@ -2,7 +2,7 @@
 
     saving.py RUN_FOLDER FIRST_STEP LAST_STEP
 
-Stops itself before the first; prints what the disk refuses, and goes on.
+Stops itself before the first; prints what the disk refuses, and goes on; prints which is found to be the newest.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from segkit.engine import checkpoint
 from segkit.engine.checkpoint import CheckpointKeeper
 from segkit.engine.run_folder import RunFolder
 
@@ -41,3 +42,5 @@ def save(folder: Path, first: int, last: int, *, stopped: bool) -> None:
 
 if __name__ == "__main__":
     save(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), stopped=True)
+    newest = checkpoint.newest(Path(sys.argv[1]) / "checkpoints")
+    print("newest:", newest and (newest[0].name, newest[1]["state"]["step"]), flush=True)

@@ -129,7 +129,9 @@ def test_a_fresh_start_in_an_old_folder_is_newer_than_what_lies_there(tmp_path: 
     assert (found[0].name, found[1]["state"]["step"]) == ("last.pt", 7)
 
 
-@pytest.mark.parametrize("harm", ["cut", "bit", "zeros", "gone"])
+@pytest.mark.parametrize(
+    "harm", ["cut", "gone", pytest.param("bit", marks=pytest.mark.slow), pytest.param("zeros", marks=pytest.mark.slow)]
+)
 def test_resume_tells_of_the_damage_and_takes_the_newest_whole_one(starter: Starter, damaged: Path, harm: str):
     for name in ("last", "best"):  # of the same step
         file = damaged / "checkpoints" / f"{name}.pt"

@@ -172,3 +172,32 @@ def test_early_stopping_counts_across_a_stop(starter: Starter, tmp_path: Path):
         found = summary(run)
         assert (found["step"], found["stopped_early"]) == (24, True)
     assert losses(folder) == losses(whole)
+
+
+def test_from_a_checkpoint_of_another_folder(starter: Starter, unbroken: Unbroken, tmp_path: Path):
+    whole = unbroken(*settings(1, "null"))
+    saved = tmp_path / "somewhere.pt"
+    saved.write_bytes((whole / "checkpoints" / "previous.pt").read_bytes())
+    step = checkpoint.read(saved)["state"]["step"]
+    folder = tmp_path / "run"
+    done = starter.train(folder, *ALWAYS, *settings(1, "null"), f"resume={saved}")
+    assert done.returncode == 0, done.stderr
+    found = losses(folder)
+    assert sorted(found) == list(range(step + 1, max(losses(whole)) + 1))
+    assert all(losses(whole)[number] == loss for number, loss in found.items())
+
+
+def test_auto_starts_afresh_where_there_is_nothing(starter: Starter, tmp_path: Path):
+    done = starter.train(tmp_path / "run", "resume=auto", "trainer.max_steps=1")
+    assert done.returncode == 0, done.stderr
+    assert "starting afresh\n" in done.stdout
+    assert "warning" not in done.stdout
+
+
+def test_a_checkpoint_of_another_model_is_the_users_mistake(starter: Starter, unbroken: Unbroken, tmp_path: Path):
+    whole = unbroken(*settings(1, "null"))
+    done = starter.train(tmp_path / "run", f"resume={whole}", "model.head.channels=8")
+    assert done.returncode == 2
+    assert "resume" in done.stderr
+    assert "another model" in done.stderr
+    assert "Traceback" not in done.stderr
