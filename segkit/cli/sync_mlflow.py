@@ -52,8 +52,9 @@ def _run_folders(folders: Sequence[Path]) -> list[Path]:
 
 def _sync(folder: Path) -> tuple[str, str]:
     """Outcome and detail for one run folder."""
-    from segkit.tracking.delivery import deliver, reason
+    from segkit.tracking.delivery import deliver
     from segkit.tracking.run_folder import close_if_killed, held_alone, is_delivered, load_progress
+    from segkit.tracking.store import reason
 
     with held_alone(folder) as alone:
         if not alone:
