@@ -30,7 +30,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FIRST_STEPS = 10
-SHARES = ("metrics.jsonl", "display", "tracker", "delivery")
+SHARES: tuple[str, ...] = ("metrics.jsonl", "display", "tracker", "delivery")
 
 
 class Meter:

@@ -103,5 +103,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while found is not None and found not in seen:
         yield found
         seen.append(found)
-        candidates = (*found.args, getattr(found, "reason", None), found.__cause__, found.__context__)
+        context = None if found.__suppress_context__ else found.__context__
+        candidates = (*found.args, getattr(found, "reason", None), found.__cause__, context)
         found = next((inner for inner in candidates if isinstance(inner, BaseException)), None)

@@ -253,30 +253,39 @@ LONG = ("trainer.max_epochs=1000", "trainer.evaluate.every_epochs=null", "tracke
 
 
 def test_signals_and_kills_while_the_server_is_dead(unreliable: UnreliableServer, tmp_path: Path):
-    """SIGTERM leaves with 143 well within 30 s; after SIGKILL, sync_mlflow.py says how the run ended."""
+    """SIGTERM leaves with 143 well within 30 s, a second Ctrl-C at once; after SIGKILL the end is known later."""
     unreliable.healed = False
-    terminated, killed = tmp_path / "terminated", tmp_path / "killed"
+    folders = {name: tmp_path / name for name in ("terminated", "interrupted", "killed")}
     silent = f"tracker.uri={unreliable.uri('silent')}"
-    with started(terminated, *LONG, silent) as first, started(killed, *LONG, silent) as second:
-        wait_for(lambda: num_lines(terminated) > 3 and num_lines(killed) > 3)
-        assert len(couriers_of(first.pid)) == len(couriers_of(second.pid)) == 1
+    with contextlib.ExitStack() as stack:
+        runs = {name: stack.enter_context(started(folder, *LONG, silent)) for name, folder in folders.items()}
+        stack.callback(lambda: [run.kill() for run in runs.values()])
+        wait_for(lambda: all(num_lines(folder) > 3 for folder in folders.values()))
+        assert [len(couriers_of(run.pid)) for run in runs.values()] == [1, 1, 1]
+        runs["killed"].kill()
         begun = time.monotonic()
-        second.kill()
-        first.terminate()
-        assert first.wait(60) == 143
+        runs["terminated"].terminate()
+        assert runs["terminated"].wait(60) == 143
         assert time.monotonic() - begun < 25
-        assert f"python scripts/sync_mlflow.py {terminated}" in (terminated / "train.log").read_text()
-        assert not couriers_of(first.pid)
-        assert second.wait(60) == -signal.SIGKILL
-    wait_for(lambda: not couriers_of(second.pid))
+        runs["interrupted"].send_signal(signal.SIGINT)
+        wait_for(lambda: '"status": "interrupted"' in (folders["interrupted"] / "run_info.json").read_text())
+        begun = time.monotonic()
+        runs["interrupted"].send_signal(signal.SIGINT)
+        assert runs["interrupted"].wait(60) == 130
+        assert time.monotonic() - begun < 5
+        assert runs["killed"].wait(60) == -signal.SIGKILL
+        for name in ("terminated", "interrupted"):
+            assert not couriers_of(runs[name].pid), name
+            assert f"python scripts/sync_mlflow.py {folders[name]}" in (folders[name] / "train.log").read_text()
+        wait_for(lambda: not couriers_of(runs["killed"].pid))
     unreliable.healed = True
     assert sync([str(tmp_path)]) == 0
     client = MlflowClient(unreliable.uri("silent"))
-    for folder in (terminated, killed):
+    for name, folder in folders.items():
         run_id = load_progress(folder).run_id
-        assert client.get_run(run_id).info.status == "KILLED"
+        assert client.get_run(run_id).info.status == "KILLED", name
         steps = Counter(metric.step for metric in client.get_metric_history(run_id, "train/loss"))
-        assert steps == Counter(losses(folder)), "every step once"
+        assert steps == Counter(list(losses(folder))), f"{name}: every step once"
 
 
 def test_a_server_killed_in_mid_run_gets_the_rest_when_it_is_back(server: MlflowServer, tmp_path: Path):
