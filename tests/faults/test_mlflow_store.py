@@ -221,12 +221,18 @@ def test_what_is_mended_gets_everything_once(synced: Faulty):
         assert [run.info.run_id for run in own] == [run_id], f"{name}: more than one run of one folder"
 
 
-def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A training process, which is killed if the test does not come to its end."""
     words, environment = command(*ARGUMENTS, f"hydra.run.dir={folder}", *arguments)
-    return subprocess.Popen(words, env=environment, cwd=folder.parent, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(words, env=environment, cwd=folder.parent, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -259,7 +265,6 @@ def test_signals_and_kills_while_the_server_is_dead(unreliable: UnreliableServer
     silent = f"tracker.uri={unreliable.uri('silent')}"
     with contextlib.ExitStack() as stack:
         runs = {name: stack.enter_context(started(folder, *LONG, silent)) for name, folder in folders.items()}
-        stack.callback(lambda: [run.kill() for run in runs.values()])
         wait_for(lambda: all(num_lines(folder) > 3 for folder in folders.values()))
         assert [len(couriers_of(run.pid)) for run in runs.values()] == [1, 1, 1]
         runs["killed"].kill()
