@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from segkit.engine.trainer import Trainer
 from segkit.errors import UserError
@@ -54,6 +53,8 @@ def _prediction(trainer: Trainer) -> Callable[[], Tensor]:
 
 
 def _macs(predict: Callable[[], Tensor]) -> float:
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton where it is installed
+
     with FlopCounterMode(display=False) as counter:
         predict()
     return counter.get_total_flops() / 2

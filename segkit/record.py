@@ -15,9 +15,11 @@ from hydra.types import RunMode
 from segkit import report
 from segkit.config.schema import RootSettings
 from segkit.contracts import LabelSpace, RunInfo, SampleSource
+from segkit.engine import memory
 from segkit.engine.progress import duration
+from segkit.engine.recording import Recording
 from segkit.engine.run_folder import RunFolder
-from segkit.engine.trainer import Recording, Trainer
+from segkit.engine.trainer import Trainer
 from segkit.tracking import provenance
 from segkit.trials import current_trial
 
@@ -160,7 +162,7 @@ def best_scores(trainer: Trainer) -> dict[str, Any]:
 
 
 def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -> dict[str, Any]:
-    clock, state = trainer.clock, trainer.state
+    clock, state, device = trainer.clock, trainer.state, trainer.strategy.device
     evaluations = _evaluations(trainer.recording.folder.path / "metrics.jsonl")
     return {
         "status": status,
@@ -169,6 +171,7 @@ def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -
         "parameters": sum(p.numel() for p in trainer.learning.model.parameters()),
         "images_seen": state.images_seen,
         "samples_skipped": state.samples_skipped,
+        "steps_skipped": state.steps_skipped,
         "stopped_early": state.stopped_early,
         "monitor": trainer.settings.checkpoint.monitor,
         "best_score": state.best_score,
@@ -180,6 +183,8 @@ def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -
         "images_per_second": clock.images / clock.steps if clock.steps else None,
         "data_wait_share": clock.waiting / clock.steps if clock.steps else None,
         "evaluation_s": clock.evaluation,
+        "memory_gib": memory.used(device) / memory.GIB,
+        "memory_peak_gib": memory.peak(device) / memory.GIB,
         "wall_time_s": seconds,
     }
 

@@ -8,13 +8,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+
+if TYPE_CHECKING:
+    import tifffile
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 SUFFIXES = PICTURES | {".npy"}
@@ -242,6 +244,8 @@ def _tiff(content: bytes) -> NDArray[Any] | None:
 
 @contextmanager
 def _as_tiff(content: bytes) -> Iterator[tifffile.TiffFile]:
+    import tifffile  # a tenth of a second, and most data has no TIFF
+
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             yield file
