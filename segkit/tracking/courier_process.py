@@ -22,7 +22,7 @@ from pathlib import Path
 from segkit.tracking.delivery import deliver
 from segkit.tracking.store import import_mlflow, reason
 
-LAST_PASS_S = 15.0
+LAST_PASS_S = 10.0
 LONGEST_PAUSE_S = 60.0
 TOLD_AFTER = 2
 """The first failure is often a passing one: a locked database, a server just restarting."""

@@ -13,7 +13,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,11 +25,11 @@ from mlflow import MlflowClient
 from segkit.cli.sync_mlflow import main as sync
 from segkit.tracking.delivery import deliver
 from segkit.tracking.run_folder import load_progress
-from tests.conftest import REPOSITORY, TINY, command, losses, run, summary, train
+from tests.conftest import losses, run, summary
+from tests.faults.conftest import Ended, Starter
 from tests.faults.unreliable_server import UnreliableServer
 from tests.tracking.conftest import FakeRun, MlflowServer
 
-ARGUMENTS = [*TINY, "trainer.evaluate.panel_samples=0"]
 TIMEOUT_S = 8.0
 SLACK_S = 12.0
 """Beside the tracker: figures, and whatever else the machine is doing."""
@@ -53,7 +52,7 @@ class Faulty:
 
     faults: dict[str, Fault]
     folders: dict[str, Path]
-    done: subprocess.CompletedProcess[str]
+    done: Ended
     reference: Path
 
 
@@ -121,7 +120,10 @@ def file_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 @pytest.fixture(scope="module")
 def faulty(
-    file_faults: dict[str, Fault], unreliable: UnreliableServer, tmp_path_factory: pytest.TempPathFactory
+    starter: Starter,
+    file_faults: dict[str, Fault],
+    unreliable: UnreliableServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Faulty:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -145,18 +147,18 @@ def faulty(
         **file_faults,
     }
     folder = tmp_path_factory.mktemp("faulty")
-    done = run(
+    training = starter.start(
+        folder / "multirun",
         "-m",
-        *ARGUMENTS,
+        "tracker=mlflow",
         IMPATIENT,
         f"tracker.uri={','.join(fault.uri for fault in faults.values())}",
         f"hydra.sweep.dir={folder}/runs",
         "hydra.sweep.subdir=${hydra.job.num}",
-        cwd=folder,
-        timeout=600,
     )
+    done = training.wait(600)
     reference = folder / "reference"
-    assert train(reference, *ARGUMENTS).returncode == 0
+    assert starter.train(reference).returncode == 0
     return Faulty(faults, {name: folder / "runs" / str(i) for i, name in enumerate(faults)}, done, reference)
 
 
@@ -221,27 +223,11 @@ def test_what_is_mended_gets_everything_once(synced: Faulty):
         assert [run.info.run_id for run in own] == [run_id], f"{name}: more than one run of one folder"
 
 
-@contextlib.contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A training process, which is killed if the test does not come to its end."""
-    words, environment = command(*ARGUMENTS, f"hydra.run.dir={folder}", *arguments)
-    with subprocess.Popen(words, env=environment, cwd=folder.parent, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
-
-
-def num_lines(folder: Path) -> int:
-    file = folder / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def couriers_of(pid: int) -> list[int]:
@@ -255,121 +241,106 @@ def couriers_of(pid: int) -> list[int]:
     return found
 
 
-LONG = ("trainer.max_epochs=1000", "trainer.evaluate.every_epochs=null", "tracker.every_s=0.2")
+LONG = ("tracker=mlflow", "trainer.max_epochs=1000", "trainer.evaluate.every_epochs=null", "tracker.every_s=0.2")
 
 
-def test_signals_and_kills_while_the_server_is_dead(unreliable: UnreliableServer, tmp_path: Path):
+def test_signals_and_kills_while_the_server_is_dead(starter: Starter, unreliable: UnreliableServer, tmp_path: Path):
     """SIGTERM leaves with 143 well within 30 s, a second Ctrl-C at once; after SIGKILL the end is known later."""
     unreliable.healed = False
-    folders = {name: tmp_path / name for name in ("terminated", "interrupted", "killed")}
     silent = f"tracker.uri={unreliable.uri('silent')}"
-    with contextlib.ExitStack() as stack:
-        runs = {name: stack.enter_context(started(folder, *LONG, silent)) for name, folder in folders.items()}
-        wait_for(lambda: all(num_lines(folder) > 3 for folder in folders.values()))
-        assert [len(couriers_of(run.pid)) for run in runs.values()] == [1, 1, 1]
-        runs["killed"].kill()
-        begun = time.monotonic()
-        runs["terminated"].terminate()
-        assert runs["terminated"].wait(60) == 143
-        assert time.monotonic() - begun < 25
-        runs["interrupted"].send_signal(signal.SIGINT)
-        wait_for(lambda: '"status": "interrupted"' in (folders["interrupted"] / "run_info.json").read_text())
-        begun = time.monotonic()
-        runs["interrupted"].send_signal(signal.SIGINT)
-        assert runs["interrupted"].wait(60) == 130
-        assert time.monotonic() - begun < 5
-        assert runs["killed"].wait(60) == -signal.SIGKILL
-        for name in ("terminated", "interrupted"):
-            assert not couriers_of(runs[name].pid), name
-            assert f"python scripts/sync_mlflow.py {folders[name]}" in (folders[name] / "train.log").read_text()
-        wait_for(lambda: not couriers_of(runs["killed"].pid))
+    runs = {
+        name: starter.start(tmp_path / name, *LONG, silent, output=tmp_path / "output")
+        for name in ("terminated", "interrupted", "killed")
+    }
+    for name, training in runs.items():
+        training.wait_for_step(3)
+        assert len(couriers_of(training.pid)) == 1, name
+    terminated, interrupted, killed = runs.values()
+    killed.send(signal.SIGKILL)
+    assert killed.wait().returncode == -signal.SIGKILL
+    begun = time.monotonic()
+    terminated.send(signal.SIGTERM)
+    assert terminated.wait(60).returncode == 143
+    assert time.monotonic() - begun < 25
+    assert not couriers_of(terminated.pid)
+    assert f"python scripts/sync_mlflow.py {terminated.folder}" in (terminated.folder / "train.log").read_text()
+    interrupted.send(signal.SIGINT)
+    interrupted.wait_for('"status": "interrupted"', "run_info.json")
+    begun = time.monotonic()
+    interrupted.send(signal.SIGINT)
+    assert interrupted.wait(60).returncode == 130
+    assert time.monotonic() - begun < 5
+    wait_for(lambda: not any(couriers_of(training.pid) for training in runs.values()))
     unreliable.healed = True
     assert sync([str(tmp_path)]) == 0
     client = MlflowClient(unreliable.uri("silent"))
-    for name, folder in folders.items():
-        run_id = load_progress(folder).run_id
+    for name, training in runs.items():
+        run_id = load_progress(training.folder).run_id
         assert client.get_run(run_id).info.status == "KILLED", name
         steps = Counter(metric.step for metric in client.get_metric_history(run_id, "train/loss"))
-        assert steps == Counter(list(losses(folder))), f"{name}: every step once"
+        assert steps == Counter(list(losses(training.folder))), f"{name}: every step once"
 
 
-def test_a_server_killed_in_mid_run_gets_the_rest_when_it_is_back(server: MlflowServer, tmp_path: Path):
-    folder = tmp_path / "run"
-    with started(folder, *LONG, "trainer.max_epochs=50", f"tracker.uri={server.uri}") as process:
-        client = MlflowClient(server.uri)
+def test_a_server_killed_in_mid_run_gets_the_rest_when_it_is_back(
+    starter: Starter, server: MlflowServer, tmp_path: Path
+):
+    training = starter.start(tmp_path / "run", *LONG, "trainer.max_epochs=100", f"tracker.uri={server.uri}")
+    folder = training.folder
 
-        def arrived() -> int:
-            progress = load_progress(folder)
-            return progress is not None and progress.last_step.get("train", 0)
+    def arrived() -> int:
+        progress = load_progress(folder)
+        return 0 if progress is None else progress.last_step.get("train", 0)
 
-        wait_for(arrived)
-        server.kill()
-        known, written = arrived(), num_lines(folder)
-        wait_for(lambda: num_lines(folder) > written + 10 or process.poll() is not None)
-        assert arrived() <= known + 10
-        server.start()
-        assert process.wait(240) == 0, process.stderr.read()
+    wait_for(arrived)
+    server.kill()
+    known = arrived()
+    training.wait_for_step(known + 20)
+    assert arrived() <= known + 20
+    server.start()
+    ended = training.wait(240)
+    assert ended.returncode == 0, ended.stderr
     run_id = summary(folder)["mlflow_run_id"]
+    client = MlflowClient(server.uri)
     assert client.get_run(run_id).info.status == "FINISHED"
     history = client.get_metric_history(run_id, "train/loss")
     assert {metric.step: metric.value for metric in history} == losses(folder)
-    assert len(history) == len(losses(folder)) == 300
-    assert "sync_mlflow" not in (folder / "train.log").read_text()
-
-
-# Imports once and forks, as eight imports of everything would not be in the same second.
-EIGHT = """
-import os, sys, time
-from segkit import experiment
-from segkit.cli.train import main
-
-children = []
-begin = time.time() + 1
-for index in range(8):
-    child = os.fork()
-    if child == 0:
-        sys.argv = ["train.py", *sys.argv[1:], f"hydra.run.dir=run{index}", f"seed={index}"]
-        time.sleep(begin - time.time())
-        main()
-        os._exit(0)
-    children.append(child)
-codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-assert codes == [0] * 8, codes
-"""
+    assert len(history) == len(losses(folder)) == 600
+    assert "sync_mlflow" not in ended.stdout
 
 
 @pytest.mark.slow
-def test_eight_runs_open_a_fresh_store_in_the_same_second(tmp_path: Path):
-    _, environment = command()
-    environment |= {"PYTHONPATH": str(REPOSITORY)}
-    words = [sys.executable, "-c", EIGHT, *ARGUMENTS, "tracker.uri=sqlite:///fresh/mlflow.db", "tracker.timeout_s=300"]
-    done = subprocess.run(
-        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    client = MlflowClient(f"sqlite:///{tmp_path}/fresh/mlflow.db")
-    (experiment,) = [found for found in client.search_experiments() if found.name == "segkit"]
-    runs = client.search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 8
-    for number in range(8):
-        folder = tmp_path / f"run{number}"
-        history = client.get_metric_history(load_progress(folder).run_id, "train/loss")
-        assert {metric.step: metric.value for metric in history} == losses(folder)
+def test_eight_runs_open_a_fresh_store_in_the_same_second(starter: Starter, tmp_path: Path):
+    store = f"sqlite:///{tmp_path}/fresh/mlflow.db"
+    arguments = ("tracker=mlflow", f"tracker.uri={store}", "tracker.timeout_s=300")
+    begun = time.monotonic()
+    runs = [starter.start(tmp_path / f"run{n}", *arguments, f"seed={n}", output=tmp_path / f"{n}") for n in range(8)]
+    assert time.monotonic() - begun < 1
+    for training in runs:
+        ended = training.wait(400)
+        assert (ended.returncode, ended.stderr) == (0, "")
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("segkit")
+    found = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in found] == ["FINISHED"] * 8
+    for training in runs:
+        history = client.get_metric_history(load_progress(training.folder).run_id, "train/loss")
+        assert {metric.step: metric.value for metric in history} == losses(training.folder)
         assert len(history) == 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["seeds", "sweep"])
-def test_many_runs_with_a_silent_server_end_in_time(unreliable: UnreliableServer, tmp_path: Path, kind: str):
+def test_many_runs_with_a_silent_server_end_in_time(
+    starter: Starter, unreliable: UnreliableServer, tmp_path: Path, kind: str
+):
     """The run that sums up is bounded as well, and asks MLflow nothing for its links."""
     unreliable.healed = False
     many = ["seed=0,1"] if kind == "seeds" else ["hydra/sweeper=segkit", "hydra/sweeper/sampler=grid", "loss=ce,dice"]
-    begun = time.monotonic()
     silent = f"tracker.uri={unreliable.uri('silent')}"
-    done = run("-m", *ARGUMENTS, *many, silent, IMPATIENT, cwd=tmp_path, timeout=400)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert done.stdout.count("python scripts/sync_mlflow.py") == 3, done.stdout
-    assert time.monotonic() - begun < 150
+    training = starter.start(tmp_path / "run", "-m", *many, "tracker=mlflow", silent, IMPATIENT)
+    ended = training.wait(200)
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert ended.stdout.count("python scripts/sync_mlflow.py") == 3, ended.stdout
     unreliable.healed = True
     assert sync([str(tmp_path)]) == 0
