@@ -69,7 +69,8 @@ def find_images(source: Path) -> dict[Path, Path]:
         return {Path(source.name): source}
     if not source.is_dir():
         raise UserError(f"input={source}: no such file or folder")
-    found = {p.relative_to(source): p for p in sorted(source.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    paths = (path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    found = {path.relative_to(source): path for path in paths}
     if not found:
         raise UserError(f"input={source}: no images in this folder; allowed: {', '.join(sorted(SUFFIXES))}")
     return found

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segkit.data.reading import UnusableError, read_text
+
 FILES = (
     "classes.txt class_names.txt labels.txt label_names.txt names.txt label_colors.txt labelmap.txt label_map.txt "
     "class_dict.csv classes.csv labels.csv classes.json class_names.json labels.json label_map.json dataset.json"
@@ -17,6 +19,9 @@ NOT_A_CLASS = frozenset(
 )
 NESTED = ("classes", "labels", "names", "class_names", "categories", "label_map")
 HEADER = frozenset("name class label r g b red green blue id index color colour class_name label_name".split())
+
+MOST_BYTES = 2**22
+"""Of a file of class names; a larger one holds something else."""
 
 Color = tuple[int, int, int]
 
@@ -41,9 +46,9 @@ def find_class_names(root: Path) -> tuple[list[NamedClass], Path | None]:
         there = [path for path in folder.iterdir() if path.name.lower() in known and path.is_file()]
         for file in sorted(there, key=lambda path: known[path.name.lower()]):
             try:
-                text = file.read_text(encoding="utf-8-sig")
+                text = read_text(file, MOST_BYTES)
                 classes = _from_json(json.loads(text)) if file.suffix.lower() == ".json" else _from_lines(text)
-            except (OSError, ValueError):
+            except (UnusableError, ValueError, RecursionError):
                 continue
             if classes:
                 return classes, file

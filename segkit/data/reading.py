@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
+import stat
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +22,27 @@ from PIL import Image, ImageFile
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 SUFFIXES = PICTURES | {".npy"}
 MASK_FORMATS = ("PNG", "TIFF", "BMP")
+FORMATS = (*MASK_FORMATS, "JPEG", "WEBP")
 ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 COLOR_MODES = frozenset({"RGB", "RGBA", "P", "L", "1"})
 # Pillow widens grey of 2 and 4 bits to the full range of 8; these factors undo it.
 WIDENED = {"L;2": 85, "L;4": 17}
 MAX_PIXELS = 2**27
 """A file of few bytes can declare any size; more than this (11585x11585) is not decoded."""
+MAX_BYTES = 16 * MAX_PIXELS
+"""Of a file: as many as four channels of 32 bits take uncompressed."""
+MAX_TEXT_BYTES = 2**28
+"""Of a list or table: some millions of names."""
+INFLATION = 1032
+"""The most bytes that one byte of Deflate can stand for."""
+SPARE_BYTES = 2**26
+"""What inflating may take at a time, whatever the size of the image."""
 TOO_LARGE = f"files of more than the {MAX_PIXELS} pixels that are decoded; cut them into tiles"
+UNCOMPRESSED, DEFLATE = (1, 32773), (8, 32946, 50013)  # PackBits stand for 64 times as many bytes at most
+INFLATED = "TIFF files that hold more than they say, as if to fill the memory"
+NOT_READ = "TIFF compressed in a way that is not read; store it with Deflate or none"
+NO_FILE = "no regular files, but folders, pipes, sockets or devices"
+DAMAGED_ARRAY = "arrays that hold objects, or are damaged or cut off"
 NOT_AN_IMAGE = "not an image, or damaged or cut off"
 NOT_A_MASK = "not a PNG, TIFF, BMP or NPY mask, or damaged or cut off"
 
@@ -56,7 +73,7 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
     1 colours become grey. Any other number must be that of the file: arrays (.npy) and TIFF files may have
     any. Raises UnusableError.
     """
-    content = _content(path)
+    content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
         return _as_image(_channels_last(_array(content), channels), channels)
     size = _declared_size(content)
@@ -69,7 +86,9 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
     # Decoded from memory: on some systems OpenCV does not open names outside the local code page.
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags.get(channels, cv2.IMREAD_UNCHANGED))
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from None
         image = None
     if image is None:
         raise UnusableError(NOT_AN_IMAGE)
@@ -85,7 +104,7 @@ def read_mask(path: Path) -> NDArray[Any]:
 
     Palette masks give their indices, never their colours. Raises UnusableError.
     """
-    content = _content(path)
+    content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
         ids = _array(content)
         if ids.ndim != 2 or ids.dtype.kind not in "bui":
@@ -107,11 +126,15 @@ def read_mask(path: Path) -> NDArray[Any]:
 
 def read_color_mask(path: Path) -> NDArray[np.int32]:
     """The colours (H, W) of a mask file as numbers 0xRRGGBB. Raises UnusableError."""
-    with _opened_mask(_content(path)) as image:
+    with _opened_mask(read_content(path)) as image:
         if image.mode not in COLOR_MODES:
             raise UnusableError(f"masks stored as {image.mode} instead of RGB class colours of 8 bits")
-        rgb = np.asarray(image.convert("RGB")).astype(np.int32)
-    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+        rgb = np.asarray(image.convert("RGB"))
+    colors = rgb[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        colors <<= 8
+        colors |= rgb[..., channel]
+    return colors
 
 
 def read_layers(path: Path, num_layers: int) -> NDArray[np.uint8]:
@@ -120,7 +143,7 @@ def read_layers(path: Path, num_layers: int) -> NDArray[np.uint8]:
     An array (.npy) or TIFF with the channels last or first, or a PNG of that many channels; one class may
     leave the channels out. Raises UnusableError.
     """
-    content = _content(path)
+    content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
         layers = _array(content)
     elif content.startswith((b"II", b"MM")):
@@ -145,15 +168,33 @@ def is_turned(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # Pillow raises whatever damaged EXIF makes Python raise
         return False
 
 
-def _content(path: Path) -> bytes:
+def read_content(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file. Raises UnusableError; never waits for a pipe, or reads a device without end."""
     try:
-        return path.read_bytes()
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnusableError(NO_FILE)
+        if status.st_size > limit:
+            raise UnusableError(f"files of more than {limit >> 20} MiB", f"{status.st_size >> 20} MiB")
+        with path.open("rb", buffering=0) as file:
+            # What the system makes up, such as /proc/kmsg, has no size, and to read it may take for ever.
+            return file.read(status.st_size) if status.st_size else b""
     except OSError as error:
         raise UnusableError(f"cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UnusableError("cannot be read: its name holds a zero byte") from None
+
+
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """The text of a regular file, in UTF-8 with or without a mark at its beginning. Raises UnusableError."""
+    try:
+        return read_content(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnusableError(f"cannot be read as text: {error}") from None
 
 
 def _within_bounds(height: int, width: int) -> None:
@@ -168,12 +209,12 @@ def _declared_size(content: bytes) -> tuple[int, int] | None:
     if content.startswith(b"\xff\xd8"):
         return _jpeg_size(content)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return image.height, image.width
     except Image.DecompressionBombError:
         raise UnusableError(TOO_LARGE) from None
-    except (OSError, SyntaxError, ValueError):
-        # Pillow knows fewer kinds of TIFF than are read here.
+    except Exception:  # Pillow raises whatever a damaged file makes Python raise
+        # And it knows fewer kinds of TIFF than are read here.
         return (0, 0) if content.startswith((b"II", b"MM")) else None
 
 
@@ -199,12 +240,14 @@ def _array(content: bytes) -> NDArray[Any]:
         version = np.lib.format.read_magic(file)
         read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
         shape, _, dtype = read_header(file)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
-            raise UnusableError("arrays that hold objects, or are damaged or cut off")
+        if dtype.kind not in "buif" or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+            raise UnusableError(DAMAGED_ARRAY)
         file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, KeyError, EOFError):
-        raise UnusableError("arrays that hold objects, or are damaged or cut off") from None
+    except UnusableError:
+        raise
+    except Exception:  # NumPy reads the header as Python, and raises whatever that does
+        raise UnusableError(DAMAGED_ARRAY) from None
 
 
 def _channels_last(array: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -237,19 +280,36 @@ def _tiff(content: bytes) -> NDArray[Any] | None:
         if math.prod(series.shape) > 4 * MAX_PIXELS:  # as many values as of four channels
             raise UnusableError(TOO_LARGE, str(series.shape))
         _within_bounds(series.keyframe.imagelength, series.keyframe.imagewidth)
+        for page in series.pages:
+            if page is not None:
+                _refuse_inflation(page, content)
         return series.asarray()
+
+
+def _refuse_inflation(page: Any, content: bytes) -> None:
+    """Raise UnusableError for a page whose parts decompress to more than it has pixels: tifffile would do so."""
+    kind = int(page.keyframe.compression)
+    if kind not in (*UNCOMPRESSED, *DEFLATE) and importlib.util.find_spec("imagecodecs") is None:
+        raise UnusableError(NOT_READ)
+    declared = math.prod(page.keyframe.chunks) * page.keyframe.dtype.itemsize
+    if kind not in DEFLATE or max(page.databytecounts, default=0) * INFLATION <= max(declared, SPARE_BYTES):
+        return
+    for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        inflated = zlib.decompressobj().decompress(content[start : start + length], declared + 1)
+        if len(inflated) > declared:
+            raise UnusableError(INFLATED)
 
 
 @contextmanager
 def _as_tiff(content: bytes) -> Iterator[tifffile.TiffFile]:
     try:
-        with tifffile.TiffFile(io.BytesIO(content)) as file:
+        with tifffile.TiffFile(io.BytesIO(content), _multifile=False) as file:
             yield file
-    except UnusableError:
+    except (UnusableError, MemoryError):
         raise
     except Exception as error:  # tifffile raises whatever a damaged file makes Python raise
         if "imagecodecs" in str(error):
-            raise UnusableError("TIFF compressed in a way that is not read; store it with Deflate or none") from None
+            raise UnusableError(NOT_READ) from None
         raise UnusableError(NOT_AN_IMAGE) from None
 
 
@@ -258,12 +318,14 @@ def _opened_mask(content: bytes) -> Iterator[ImageFile.ImageFile]:
     try:
         size = _declared_size(content)
         _within_bounds(*(size or (0, 0)))
-        with Image.open(io.BytesIO(content), formats=(*MASK_FORMATS, "JPEG", "WEBP")) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.format in ("JPEG", "WEBP") or image.info.get("compression") == "jpeg":
                 lossy = "WebP" if image.format == "WEBP" else "JPEG"
                 raise UnusableError(f"{lossy} masks: their compression changes ids; use PNG or TIFF")
             yield image
-    except (OSError, SyntaxError, ValueError):
+    except (UnusableError, MemoryError):
+        raise
+    except Exception:  # Pillow raises whatever a damaged file makes Python raise
         raise UnusableError(NOT_A_MASK) from None
 
 
