@@ -105,6 +105,8 @@ def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
             int(labels["ignore_index"]),
             bool(labels.get("multilabel", False)),
         )
+        if any(not isinstance(config[part], dict) for part in ("model", "dataset", "predictor", "trainer")):
+            raise TypeError("its parts are no nodes")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None
     return TrainedRun(file, content, config, space, tuple(trust))

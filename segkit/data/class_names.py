@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from segkit.data.reading import UnusableError, read_text
+from segkit.errors import printable
 
 FILES = (
     "classes.txt class_names.txt labels.txt label_names.txt names.txt label_colors.txt labelmap.txt label_map.txt "
@@ -51,7 +52,7 @@ def find_class_names(root: Path) -> tuple[list[NamedClass], Path | None]:
             except (UnusableError, ValueError, RecursionError):
                 continue
             if classes:
-                return classes, file
+                return [replace(entry, name=printable(entry.name)) for entry in classes], file
     return [], None
 
 

@@ -22,6 +22,9 @@ from segkit.errors import RunFailure
 TICK_S = 1.0
 """How often the watch looks at the workers."""
 
+START_S = 120.0
+"""Longest that workers may take to start: where they are not forked, each imports everything anew."""
+
 QUICK_S = 2.0
 """A worker that is at one sample for longer is not waited for when workers are ended."""
 
@@ -65,7 +68,7 @@ class Workers:
         self._waiting_since: float | None = None
         self._stopped: dict[int, float] = {}
         self._board = Board(num_workers)
-        self._preparation = Preparation()
+        self._preparation = Preparation(self._board)
         self._loader = DataLoader(
             Reporting(dataset, self._board, name),
             batch_sampler=groups,
@@ -160,11 +163,12 @@ class Workers:
     def hanging(self, since: float) -> RunFailure | None:
         """What to tell of a worker that hangs, if one does; times before `since`, monotonic, do not count."""
         now, limit = time.monotonic(), self._timeout_s
-        newest, is_busy = since, False
+        newest, is_busy, have_started = since, False, True
         for number, process in enumerate(self._processes):
             began = max(since, self._board.since(number))
             newest = max(newest, began)
             is_reading = self._board.sample(number) is not None
+            have_started &= self._board.has_started(number)
             if state(process.pid) in ("T", "t"):
                 began = max(since, self._stopped.setdefault(number, now))
             else:
@@ -174,7 +178,7 @@ class Workers:
                 return hang(number, process.pid, self._sample(number), now - began, limit)
         if not is_busy and self._waiting_since is not None:
             idle = now - max(newest, self._waiting_since)
-            if idle > limit:
+            if idle > (limit if have_started else max(limit, START_S)):
                 return no_batch(idle, limit)
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import segkit
-from segkit.cli import evaluate, predict
+from segkit.cli import evaluate, predict, train
 from segkit.config import instantiate
 from segkit.config.errors import ConfigError
 from segkit.contracts import DataError, LabelSpace, UserError
@@ -34,7 +35,7 @@ from segkit.engine import checkpoint
 from segkit.models.mit import MixTransformer
 from segkit.models.timm_source import build
 from segkit.tracking.panels import PanelRow, panel
-from tests.conftest import REPOSITORY, Ended, train
+from tests.conftest import REPOSITORY, TINY, Ended
 from tests.data.written import write_pair
 from tests.faults import hostile
 
@@ -104,7 +105,7 @@ class TestPickles:
             (root / name).write_bytes(content)
         keys: dict[str, Any] = {"root": str(root), "split": "train", "num_classes": 2}
         with pytest.raises(UserError):
-            SplitLists(**keys)
+            SplitLists(**keys).check()
         with pytest.raises(UserError):
             CsvTable(**keys)
         find_class_names(root)
@@ -138,9 +139,9 @@ class TestCommands:
         assert len(ended.stderr.splitlines()) == 1
         assert not sprung.exists()
 
-    def test_a_pickle_as_checkpoint_to_resume(self, sprung: Path, tmp_path: Path) -> None:
+    def test_a_pickle_as_checkpoint_to_resume(self, sprung: Path, tmp_path: Path, call: Callable[..., Ended]) -> None:
         path = offered("torch zip", sprung, ".pt")
-        ended = train(tmp_path / "run", f"resume={path}")
+        ended = call(train.main, *TINY, "tracker=none", f"hydra.run.dir={tmp_path / 'run'}", f"resume={path}")
         assert ended.returncode == 2
         assert ended.stderr.splitlines()[-1].startswith(f"error: {path}: not a whole segkit checkpoint")
         assert "Traceback" not in ended.stderr
@@ -237,7 +238,6 @@ def test_a_stored_config_may_name_no_code(target: str) -> None:
         "albumentations.ElasticTransform",
         "albumentations.CoarseDropout",
         "torchmetrics.classification.MulticlassF1Score",
-        "torchmetrics.JaccardIndex",
         "torchmetrics.segmentation.MeanIoU",
         "torchmetrics.MetricCollection",
         "segkit.data.folder.Folder",
@@ -246,9 +246,6 @@ def test_a_stored_config_may_name_no_code(target: str) -> None:
     ],
 )
 def test_a_stored_config_may_name_what_runs_are_made_of(target: str) -> None:
-    found = instantiate.locate(target, "loss")
-    if not isinstance(found, type) or target.startswith("torchmetrics.J"):
-        pytest.skip(f"{target} is no class of a run")
     instantiate.check_trusted({"_target_": target}, "loss")
 
 
@@ -320,7 +317,7 @@ def test_what_is_no_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -
             path.symlink_to(tmp_path / "nothing")
         case _:
             path.symlink_to(path)
-    with pytest.raises(UnusableError, match="no regular files|cannot be read"):
+    with pytest.raises(UnusableError, match=r"no regular files|cannot be read"):
         read_image(path)
     with pytest.raises(DataError, match=r"no regular files|cannot be read|without an image|without a mask"):
         Folder(root=str(tmp_path), split="train", num_classes=2).check()
@@ -338,7 +335,7 @@ def test_bombs_are_refused_within_bounded_memory(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    # The largest stands for 3 GiB of zeros, the sparse ones for a terabyte each.
+    # The others stand for a GiB of zeros at least, the sparse ones for a terabyte.
     assert found["took"] < 300
     assert set(found["refusals"]) == {name for name in files if not name.endswith(".json")}
     assert "more than the 134217728 pixels" in found["refusals"]["png.png"]
@@ -395,10 +392,8 @@ def test_whatever_is_in_a_file_it_is_read_or_refused(kind: str, data: st.DataObj
     path = tmp_path / "file"
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
     for read in (read_image, read_mask, read_color_mask, lambda p: read_layers(p, 5), lambda p: read_image(p, 5)):
-        try:
+        with contextlib.suppress(UnusableError):
             assert read(path).size < 10**9
-        except UnusableError as refused:
-            assert refused.kind
 
 
 class TestWhatPeopleSee:
