@@ -18,7 +18,8 @@ from rich.progress import track
 from segkit.config import instantiate
 from segkit.config.schema import PredictScriptSettings, checked
 from segkit.contracts import DataError, LabelSpace, UserError
-from segkit.data.reading import SUFFIXES, UnusableError, read_image
+from segkit.data.content import UnusableError
+from segkit.data.reading import SUFFIXES, read_image
 from segkit.engine.progress import CONSOLE
 from segkit.trained import load_trained_model
 

@@ -86,7 +86,7 @@ class TrainedRun:
         weights = self.content["model"] if ema is None else ema["model"]
         try:
             model.load_state_dict(weights)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{self.path}: the weights do not fit the model of the stored config: {error}") from None
         return model.eval()
 
@@ -107,6 +107,8 @@ def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
         )
         if any(not isinstance(config[part], dict) for part in ("model", "dataset", "predictor", "trainer")):
             raise TypeError("its parts are no nodes")
+        if missing := {"model", "precision", "state"} - content.keys():
+            raise KeyError(*sorted(missing))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None
     return TrainedRun(file, content, config, space, tuple(trust))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segkit.data.reading import UnusableError, read_text
+from segkit.data.content import UnusableError, read_text
 from segkit.errors import printable
 
 FILES = (

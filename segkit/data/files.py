@@ -14,19 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.contracts import DataError, Sample, UserError
+from segkit.data.content import UnusableError, read_text
 from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, inspected
 from segkit.data.label_map import ColorMap, LabelMap, listed
 from segkit.data.pairing import Keyed, Pairs, key_of, leads_outside
-from segkit.data.reading import (
-    SUFFIXES,
-    UnusableError,
-    is_turned,
-    read_color_mask,
-    read_image,
-    read_layers,
-    read_mask,
-    read_text,
-)
+from segkit.data.reading import SUFFIXES, is_turned, read_color_mask, read_image, read_layers, read_mask
 from segkit.data.source import Source, rgb
 
 ReadT = TypeVar("ReadT")

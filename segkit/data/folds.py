@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segkit.contracts import UserError
-from segkit.data.reading import MAX_TEXT_BYTES, UnusableError, read_content
+from segkit.data.content import MAX_TEXT_BYTES, UnusableError, read_content
 from segkit.data.statistics import Counted
 from segkit.data.stratification import stratified
 from segkit.data.views import shown

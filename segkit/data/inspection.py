@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.content import UnusableError
 from segkit.data.file_list import MISSING, FileList
-from segkit.data.reading import UnusableError
 
 LIMIT = 20
 COLUMNS = 80

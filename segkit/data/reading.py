@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
-import stat
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from segkit.data.content import MAX_PIXELS, UnusableError, read_content
+
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 SUFFIXES = PICTURES | {".npy"}
 MASK_FORMATS = ("PNG", "TIFF", "BMP")
@@ -27,12 +28,6 @@ ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 COLOR_MODES = frozenset({"RGB", "RGBA", "P", "L", "1"})
 # Pillow widens grey of 2 and 4 bits to the full range of 8; these factors undo it.
 WIDENED = {"L;2": 85, "L;4": 17}
-MAX_PIXELS = 2**27
-"""A file of few bytes can declare any size; more than this (11585x11585) is not decoded."""
-MAX_BYTES = 16 * MAX_PIXELS
-"""Of a file: as many as four channels of 32 bits take uncompressed."""
-MAX_TEXT_BYTES = 2**28
-"""Of a list or table: some millions of names."""
 INFLATION = 1032
 """The most bytes that one byte of Deflate can stand for."""
 SPARE_BYTES = 2**26
@@ -41,27 +36,12 @@ TOO_LARGE = f"files of more than the {MAX_PIXELS} pixels that are decoded; cut t
 UNCOMPRESSED, DEFLATE = (1, 32773), (8, 32946, 50013)  # PackBits stand for 64 times as many bytes at most
 INFLATED = "TIFF files that hold more than they say, as if to fill the memory"
 NOT_READ = "TIFF compressed in a way that is not read; store it with Deflate or none"
-NO_FILE = "no regular files, but folders, pipes, sockets or devices"
 DAMAGED_ARRAY = "arrays that hold objects, or are damaged or cut off"
 NOT_AN_IMAGE = "not an image, or damaged or cut off"
 NOT_A_MASK = "not a PNG, TIFF, BMP or NPY mask, or damaged or cut off"
 
 # The bound is held before anything is decoded, so Pillow need not warn of sizes below it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-class UnusableError(Exception):
-    """Why a file cannot be used, without its name: whoever has a name for it adds that.
-
-    Attributes:
-        kind: the same words for all files with this fault.
-        detail: what is particular to this file.
-    """
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
-        self.kind = kind
-        self.detail = detail
 
 
 def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
@@ -170,31 +150,6 @@ def is_turned(path: Path) -> bool:
             return image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except Exception:  # Pillow raises whatever damaged EXIF makes Python raise
         return False
-
-
-def read_content(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file. Raises UnusableError; never waits for a pipe, or reads a device without end."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UnusableError(NO_FILE)
-        if status.st_size > limit:
-            raise UnusableError(f"files of more than {limit >> 20} MiB", f"{status.st_size >> 20} MiB")
-        with path.open("rb", buffering=0) as file:
-            # What the system makes up, such as /proc/kmsg, has no size, and to read it may take for ever.
-            return file.read(status.st_size) if status.st_size else b""
-    except OSError as error:
-        raise UnusableError(f"cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise UnusableError("cannot be read: its name holds a zero byte") from None
-
-
-def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
-    """The text of a regular file, in UTF-8 with or without a mark at its beginning. Raises UnusableError."""
-    try:
-        return read_content(path, limit).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UnusableError(f"cannot be read as text: {error}") from None
 
 
 def _within_bounds(height: int, width: int) -> None:

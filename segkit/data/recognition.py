@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from segkit.contracts import UserError
+from segkit.data.content import MAX_TEXT_BYTES, UnusableError, read_content
 from segkit.data.file_list import files_below
 from segkit.data.pairing import key_of, same_spelling
-from segkit.data.reading import MAX_TEXT_BYTES, SUFFIXES, UnusableError, read_content
+from segkit.data.reading import SUFFIXES
 
 Kind = Literal["cityscapes", "voc", "folder", "split_lists", "table", "csv"]
 SplitName = Literal["train", "val", "test"]

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
+from segkit.data.content import UnusableError, read_content
 from segkit.data.files import Files
 from segkit.data.pairing import Pairs, chosen
-from segkit.data.reading import UnusableError, read_content
 
 MOST_BYTES = 2**26
 """Of a file, and of what a compressed part of it stands for: a hundred times as many as SBD's own have."""

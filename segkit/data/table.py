@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit.contracts import DataError, UserError
+from segkit.data.content import UnusableError, read_text
 from segkit.data.file_list import FileList
 from segkit.data.files import Files
 from segkit.data.inspection import Faults
 from segkit.data.pairing import Pairs, key_of, leads_outside, same_spelling
-from segkit.data.reading import UnusableError, read_text
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
