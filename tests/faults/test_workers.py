@@ -23,6 +23,7 @@ from tests.data.written import write_pair
 
 LOADING = Path(__file__).with_name("loading.py")
 TIMEOUT_S = 2
+LIMIT_S = 20  # a second or two for what takes no time-out; much more where the machine is busy with other things
 
 
 class Loading:
@@ -75,7 +76,7 @@ def loading(folder: Path) -> Iterator[Callable[..., Loading]]:
         one.process.communicate()
 
 
-def remaining(pids: list[int], patience_s: float = 5) -> list[int]:
+def remaining(pids: list[int], patience_s: float = LIMIT_S) -> list[int]:
     """Those of the processes that are still there, zombies too, after a moment to go."""
     deadline = time.monotonic() + patience_s
     while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
@@ -95,7 +96,7 @@ def test_a_worker_that_is_killed_ends_the_run_at_once(loading: Callable[..., Loa
     assert re.search(r"RunFailure: data worker \d \(process \d+\) was killed \(SIGKILL\)", last_line(said))
     assert "ran out of memory" in said
     assert "lower trainer.num_workers or trainer.batch_size" in said
-    assert seconds < 5
+    assert seconds < LIMIT_S
     assert remaining(run.everyone) == []
 
 
@@ -105,7 +106,7 @@ def test_a_worker_that_is_stopped_ends_the_run_in_time(loading: Callable[..., Lo
     os.kill(run.workers[which][0], signal.SIGSTOP)
     said, seconds = run.end()
     assert re.search(r"RunFailure: data worker 0 \(process \d+\) was stopped by a signal \(SIGSTOP", last_line(said))
-    assert TIMEOUT_S <= seconds < TIMEOUT_S + 8
+    assert TIMEOUT_S <= seconds < LIMIT_S
     assert remaining(run.everyone) == []
 
 
@@ -139,7 +140,7 @@ def test_workers_that_hang_do_not_keep_a_process_from_ending(loading: Callable[.
     _, said = run.process.communicate(timeout=60)
     assert run.process.returncode == 0, said
     assert "Traceback" not in said
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < LIMIT_S
     assert remaining(run.everyone) == []
 
 
@@ -174,7 +175,7 @@ def test_too_little_shared_memory_is_told_as_such(loading: Callable[..., Loading
     assert "RunFailure: shared memory, through which data workers hand batches over, ran out" in said
     assert re.search(r"/dev/shm has \d MiB of \d MiB free\. Give a container more .*--shm-size=8g", said)
     assert "trainer.num_workers=0" in said
-    assert seconds < 10
+    assert seconds < LIMIT_S
 
 
 def test_a_training_whose_worker_is_killed_goes_on_later(tmp_path: Path) -> None:
