@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,7 +37,6 @@ __all__ = [
     "TrainingData",
     "Transform",
     "UserError",
-    "resize_logits",
 ]
 
 
@@ -199,16 +197,6 @@ class Prediction:
     queries: Sequence[QueryPrediction] = ()
 
 
-def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (B, C, H, W) at `size` = (H, W), bilinear with pixel areas aligned (align_corners=False).
-
-    The one place where logits change size, so that training, evaluation and export agree.
-    """
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, size=(int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
-
-
 @dataclass
 class LossTerms:
     """A loss: `total` (scalar, with gradient) and its named detached `parts`, which are what the log shows."""
@@ -260,8 +248,8 @@ class Metric(Protocol):
 
     def reset(self) -> None: ...
 
-    def update(self, logits: Tensor, mask: Tensor) -> None:
-        """Take logits (B, C, H, W) at the mask's size and mask (B, H, W)."""
+    def update(self, logits: Tensor, predicted: Tensor, mask: Tensor) -> None:
+        """Take logits (B, C, h, w) at the head's own stride, and labels `predicted` and `mask` (B, [K,] H, W)."""
         ...
 
     def compute(self) -> dict[str, float]:
@@ -293,7 +281,7 @@ class TrainingData(Protocol):
 
 
 class EvaluationData(Protocol):
-    """One pass over a split at the samples' own sizes.
+    """One pass over a split at the samples' own sizes, in any order that is the same every time.
 
     Attributes:
         samples_skipped: samples left out of the last pass because a file could not be used.
@@ -303,6 +291,10 @@ class EvaluationData(Protocol):
 
     @property
     def split(self) -> str: ...
+
+    def name(self, index: int) -> str:
+        """The id that sample number `index` of the split has, without reading it."""
+        ...
 
     def __iter__(self) -> Iterator[Batch]: ...
 

@@ -17,6 +17,15 @@ class DataError(UserError):
     """A data file is at fault, whenever that comes to light: at the check before the first step or in mid-run."""
 
 
+class RunFailure(RuntimeError):
+    """The run cannot go on, though neither program nor input is at fault: a worker was killed, memory ran out.
+
+    The command line turns it into one message on stderr and exit code 1. The message names cause and remedy.
+    """
+
+    exit_code = 1
+
+
 class Interrupted(Exception):
     """The run was asked to stop from outside and has saved what it had.
 

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from segkit import computed_weights, objectives, record, report
+from segkit import autobatch, computed_weights, objectives, record, report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
@@ -23,13 +23,16 @@ from segkit.data.decoded_cache import with_decoded_cache
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
 from segkit.data.splits import Splitting
 from segkit.engine import checkpoint
+from segkit.engine.cadence import total_steps
 from segkit.engine.checkpoint import CheckpointKeeper
 from segkit.engine.ema import Ema
 from segkit.engine.evaluator import Evaluator
+from segkit.engine.learning import CompiledForward, Learning
 from segkit.engine.progress import make_display
+from segkit.engine.recording import Recording
 from segkit.engine.run_folder import RunFolder
 from segkit.engine.strategy.base import SingleDevice
-from segkit.engine.trainer import Learning, Recording, Trainer, total_steps
+from segkit.engine.trainer import Trainer
 from segkit.errors import DataError, Interrupted, Pruned, UserError
 from segkit.metrics.judging import judging
 from segkit.metrics.listed import ListedMetric
@@ -89,24 +92,25 @@ def build(
     values: dict[str, Any], settings: RootSettings, folder: RunFolder, choices: Mapping[str, str]
 ) -> tuple[Trainer, LabelSpace]:
     """Everything that the config names, joined to a trainer that stands where it is to begin."""
-    options = settings.trainer
-    _prepare_torch(options, settings.seed)
+    _prepare_torch(settings.trainer, settings.seed)
     train_source, val_source = build_sources(values)
     computed_weights.fill_in(values, train_source)
-    strategy: SingleDevice = instantiate.build(
-        {**values["trainer"]["strategy"], "device": options.device, "precision": options.precision},
-        "trainer.strategy",
-    )
+    transform = instantiate.build(values["transform"], "transform")
+    if settings.trainer.autobatch:
+        settings = autobatch.settled(values, settings, train_source, transform, folder)
+    options = settings.trainer
+    strategy = build_strategy(values, options)
     pin_memory = strategy.device.type == "cuda"
     data = TrainLoader(
         with_decoded_cache(train_source),
-        instantiate.build(values["transform"], "transform"),
+        transform,
         batch_size=options.batch_size,
         accumulate=options.accumulate,
         seed=settings.seed,
         num_workers=_num_workers(options, strategy.device),
         on_error=train_source.on_error,
         pin_memory=pin_memory,
+        timeout_s=options.data_timeout_s,
     )
     learning = build_learning(values, options, strategy, data.steps_per_epoch)
     evaluator = build_evaluator(
@@ -156,6 +160,13 @@ def build_sources(values: dict[str, Any]) -> tuple[SampleSource, SampleSource]:
     return train_source, val_source
 
 
+def build_strategy(values: Mapping[str, Any], options: TrainerSettings) -> SingleDevice:
+    return instantiate.build(
+        {**values["trainer"]["strategy"], "device": options.device, "precision": options.precision},
+        "trainer.strategy",
+    )
+
+
 def build_learning(
     values: dict[str, Any], options: TrainerSettings, strategy: SingleDevice, steps_per_epoch: int
 ) -> Learning:
@@ -166,7 +177,8 @@ def build_learning(
         optimizer, total_steps=total_steps(options, steps_per_epoch), steps_per_epoch=steps_per_epoch
     )
     ema = None if options.ema.decay is None else Ema(model, options.ema.decay)
-    return Learning(model, loss, optimizer, schedule, ema)
+    forward = CompiledForward(model, options.batch_size) if options.compile else model
+    return Learning(model, loss, optimizer, schedule, ema, forward)
 
 
 def build_evaluator(
@@ -192,6 +204,7 @@ def build_evaluator(
             num_workers=_num_workers(options, device),
             on_error=source.on_error,
             pin_memory=device.type == "cuda",
+            timeout_s=options.data_timeout_s,
         ),
         make_predictor or instantiate.build(values["predictor"], "predictor", supplied=SUPPLIED["predictor"]),
         judged.decide,
@@ -261,7 +274,15 @@ def _resume(trainer: Trainer, resume: str | None) -> str | None:
     else:
         raise UserError(f"resume={resume}: no such file or folder; allowed: a checkpoint, a run folder, or auto")
     if found is None:
-        log.info("resume=auto: no checkpoint in %s yet; starting afresh", folder.checkpoints)
+        steps = folder.last_step()
+        log.log(
+            logging.WARNING if steps else logging.INFO,
+            "resume=auto: no checkpoint in %s yet; starting afresh%s",
+            folder.checkpoints,
+            f", though metrics.jsonl tells of {steps} steps: their checkpoints were never saved, or are gone"
+            if steps
+            else "",
+        )
         return None
     path, content = found
     trainer.resume(content)

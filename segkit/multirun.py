@@ -18,8 +18,8 @@ from rich.table import Table
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import RunFolder, write_json
 from segkit.record import MULTIRUN_TAG
-from segkit.tracking.delivery import deliver
-from segkit.tracking.run_folder import RunRecord, is_number, load_record, save_record
+from segkit.tracking.courier import courier
+from segkit.tracking.run_folder import RunRecord, is_delivered, is_number, load_progress, load_record, save_record
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ REPEATS = ("split.fold", "seed")
 
 FIRST = ("miou", "mean_dice", "pixel_accuracy", "mean_accuracy", "fwiou", "loss")
 NOT_A_SCORE = frozenset({"split", "step", "epoch", "time", "kind"})
-ATTEMPTS = 3
-"""Tries to deliver, a second apart: enough for a locked database."""
+WAIT_S = 30.0
+"""Longest wait for MLflow."""
 
 Scores = Mapping[str, float]
 Overrides = dict[str, str]
@@ -219,22 +219,24 @@ def _record(record_folder: Path, sweep: Path, repeats: Sequence[Job]) -> None:
             _shared([record.tags for record in records]) | tags,
             started=min(record.started for record in records),
         )
-        save_record(record_folder, replace(record, status=_status([repeats]), ended=time.time()))
+        record = replace(record, status=_status([repeats]), ended=time.time())
+        save_record(record_folder, record)
     finally:
         folder.close()
-    _deliver(record_folder)
+    _deliver(record_folder, record)
 
 
-def _deliver(folder: Path) -> None:
-    problem = None
-    for attempt in range(ATTEMPTS):
-        time.sleep(min(attempt, 1))
-        try:
-            log.info("MLflow run of mean and spread: %s", deliver(folder).run_id)
-            return
-        except Exception as error:  # whatever MLflow raises, the results are in the folder
-            problem = error
-    log.warning("mean and spread have not reached MLflow (%s). To send them later: sync_mlflow.py %s", problem, folder)
+def _deliver(folder: Path, record: RunRecord) -> None:
+    problem = courier().finish(folder, every_s=1.0, wait_s=WAIT_S)
+    progress = load_progress(folder)
+    if progress is not None and is_delivered(folder, record, progress):
+        log.info("MLflow run of mean and spread: %s", progress.run_id)
+        return
+    log.warning(
+        "mean and spread have not reached MLflow (%s). To send them later: python scripts/sync_mlflow.py %s",
+        problem,
+        folder,
+    )
 
 
 def _shared(all_of_them: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,10 @@ from hydra.types import RunMode
 from segkit import report
 from segkit.config.schema import RootSettings
 from segkit.contracts import LabelSpace, RunInfo, SampleSource
+from segkit.engine import memory
 from segkit.engine.progress import duration
+from segkit.engine.recording import Recording
+from segkit.engine.run_folder import RunFolder
 from segkit.engine.trainer import Trainer
 from segkit.tracking import provenance
 from segkit.trials import current_trial
@@ -97,29 +100,27 @@ def announce(trainer: Trainer, choices: Mapping[str, str], sources: tuple[Sample
 
 
 def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, started: float) -> None:
-    """Leave the record of how the run ended: figures, summary.json, the last delivery. Raises nothing of its own."""
+    """Leave the record of how the run ended: summary.json, figures, the last delivery. Raises nothing of its own.
+
+    Ctrl-C ends it and the process, once summary.json is written. A run that was terminated gets no figures: whoever
+    sends a SIGTERM kills what has not gone soon after. They are drawn when the run is resumed, from what is kept.
+    """
     recording = trainer.recording
     folder = recording.folder
     trainer.data.close()
     trainer.evaluator.data.close()
-    try:
-        for file in report.draw_kept(folder.path, labels):
-            folder.list_artifact(file, "figures")
-    except Exception:  # a figure is not worth a run
-        log.warning("the figures could not be drawn", exc_info=True)
     trial = current_trial()
     if status == "pruned" and trial is not None and not trial.keeps_checkpoints_when_pruned:
         recording.keeper.delete_all()
     summary = _summary(trainer, status, error, time.monotonic() - started)
     folder.write_summary(summary)
-    recording.tracker.tag({"segkit.status": status})
-    best = folder.checkpoints / "best.pt"
-    if best.exists():
-        folder.list_artifact(best, "checkpoints")
-    for file in ("summary.json", "metrics.jsonl", "train.log"):
-        if (folder.path / file).exists():
-            folder.list_artifact(folder.path / file, "run")
-    recording.tracker.finish(status)
+    try:
+        if status != "terminated":
+            _draw(folder, labels)
+        _deliver(recording, status)
+    except KeyboardInterrupt:
+        log.warning("left before the record was complete, after Ctrl-C; python scripts/sync_mlflow.py sends it")
+        raise
     # The run may have been created as late as in the last delivery.
     run_id = recording.tracker.run_id
     folder.write_summary(summary | {"mlflow_run_id": run_id})
@@ -136,13 +137,35 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
         )
 
 
+def _draw(folder: RunFolder, labels: LabelSpace) -> None:
+    try:
+        for file in report.draw_kept(folder.path, labels):
+            folder.list_artifact(file, "figures")
+    except OSError as refused:
+        log.warning("the figures could not be drawn (%s)", refused)
+    except Exception:  # a figure is not worth a run
+        log.warning("the figures could not be drawn", exc_info=True)
+
+
+def _deliver(recording: Recording, status: str) -> None:
+    folder = recording.folder
+    recording.tracker.tag({"segkit.status": status})
+    best = folder.checkpoints / "best.pt"
+    if best.exists():
+        folder.list_artifact(best, "checkpoints")
+    for file in ("summary.json", "metrics.jsonl", "train.log"):
+        if (folder.path / file).exists():
+            folder.list_artifact(folder.path / file, "run")
+    recording.tracker.finish(status)
+
+
 def best_scores(trainer: Trainer) -> dict[str, Any]:
     """The scores of the best evaluation by name; empty if there was none."""
     return _evaluations(trainer.recording.folder.path / "metrics.jsonl").get(trainer.state.best_step, {})
 
 
 def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -> dict[str, Any]:
-    clock, state = trainer.clock, trainer.state
+    clock, state, device = trainer.clock, trainer.state, trainer.strategy.device
     evaluations = _evaluations(trainer.recording.folder.path / "metrics.jsonl")
     return {
         "status": status,
@@ -151,6 +174,7 @@ def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -
         "parameters": sum(p.numel() for p in trainer.learning.model.parameters()),
         "images_seen": state.images_seen,
         "samples_skipped": state.samples_skipped,
+        "steps_skipped": state.steps_skipped,
         "stopped_early": state.stopped_early,
         "monitor": trainer.settings.checkpoint.monitor,
         "best_score": state.best_score,
@@ -162,6 +186,8 @@ def _summary(trainer: Trainer, status: str, error: str | None, seconds: float) -
         "images_per_second": clock.images / clock.steps if clock.steps else None,
         "data_wait_share": clock.waiting / clock.steps if clock.steps else None,
         "evaluation_s": clock.evaluation,
+        "memory_gib": memory.used(device) / memory.GIB,
+        "memory_peak_gib": memory.peak(device) / memory.GIB,
         "wall_time_s": seconds,
     }
 

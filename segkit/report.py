@@ -7,6 +7,8 @@ and Matplotlib with it, is imported then.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from numpy.typing import NDArray
 from segkit.contracts import LabelSpace
 from segkit.engine.evaluator import Evaluation, PanelSample
 
+log = logging.getLogger(__name__)
+
 KEPT = "best_evaluation.npz"
 
 
 def keep(evaluation: Evaluation, folder: Path) -> None:
-    """Keep what the figures are drawn from in `folder`, replacing an earlier evaluation's."""
+    """Keep what the figures are drawn from in `folder`, replacing an earlier evaluation's, if the disk takes it."""
     arrays: dict[str, NDArray[Any]] = {"confusion": evaluation.confusion}
     arrays["ids"] = np.array([sample.id for sample in evaluation.panels], dtype=np.str_)
     for index, sample in enumerate(evaluation.panels):
@@ -29,9 +33,14 @@ def keep(evaluation: Evaluation, folder: Path) -> None:
         arrays[f"truth_{index}"] = sample.truth
         arrays[f"predicted_{index}"] = sample.predicted
     temporary = folder / f".{KEPT}.part"
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    temporary.replace(folder / KEPT)
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        temporary.replace(folder / KEPT)
+    except OSError as error:
+        log.warning("%s: cannot be written (%s); the figures will lack this evaluation", folder / KEPT, error.strerror)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def draw_kept(folder: Path, labels: LabelSpace) -> list[Path]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segkit.config import instantiate
-from segkit.contracts import LabelSpace, Prediction, Predictor, resize_logits
+from segkit.contracts import LabelSpace, Prediction, Predictor
 from segkit.engine import checkpoint
 from segkit.engine.strategy.base import Precision, SingleDevice
 from segkit.errors import UserError
@@ -50,11 +50,10 @@ class TrainedModel(nn.Module):
         A multi-label model gives (H, W, K) uint8: 1 where a class is, 0 where it is not.
         """
         images = torch.from_numpy(np.ascontiguousarray(image).transpose(2, 0, 1)[None].copy())
-        logits = resize_logits(self(images).logits, image.shape[:2])
-        labels = judging(self.labels).decide(logits)[0]
+        labels = judging(self.labels).decide(self(images).logits, image.shape[:2])[0]
         if labels.ndim == 3:
             labels = labels.movedim(0, -1)
-        return labels.to("cpu", torch.uint8 if logits.shape[1] <= 256 else torch.int32).contiguous().numpy()
+        return labels.cpu().contiguous().numpy()
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,26 @@ import segkit
 
 PACKAGE = Path(segkit.__file__).parent
 PARTS = {"data", "models", "losses", "metrics", "optim", "predict", "tracking", "export", "sweep"}
-FOUNDATION = {"errors", "contracts", "trials", "config"}
+FOUNDATION = {"errors", "contracts", "resizing", "trials", "config"}
 JOINERS = {"objectives", "report", "record", "sweep_record", "trained", "experiment", "evaluation", "prediction"}
-JOINERS |= {"computed_weights", "data_check", "data_setup", "config_files", "split_making", "browsing", "multirun"}
+JOINERS |= {
+    "autobatch",
+    "computed_weights",
+    "data_check",
+    "data_setup",
+    "config_files",
+    "split_making",
+    "browsing",
+    "multirun",
+}
 
 ALLOWED = {
     "errors": set(),
     "contracts": {"errors"},
+    "resizing": set(),
     "trials": set(),
     "config": {"errors"},
-    **{part: {"errors", "contracts"} for part in PARTS},
+    **{part: {"errors", "contracts", "resizing"} for part in PARTS},
     # A sweep is composed before anything else is: it reads its own settings, sampler and pruner.
     "sweep": FOUNDATION,
     "engine": FOUNDATION,

@@ -9,12 +9,10 @@ import contextlib
 import functools
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import hydra
@@ -25,7 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.errors import Interrupted, UserError
+from segkit.engine.interrupts import CommandSignals
+from segkit.errors import Interrupted, RunFailure, UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -48,13 +47,14 @@ closing = contextlib.ExitStack()
 def launch(config_name: str, task: Task) -> None:
     """Run `task` on the composed config `config_name` and leave with the run contract's exit code.
 
-    0 done; 1 failed while running; 2 the user's input is at fault: one message on stderr, and a traceback
-    only with HYDRA_FULL_ERROR=1; 130 after Ctrl-C; 143 after SIGTERM.
+    0 done; 1 failed while running, 2 the user's input is at fault: one message on stderr, and a traceback only
+    with HYDRA_FULL_ERROR=1 or for faults of the program; 130 after Ctrl-C; 143 after SIGTERM or SIGUSR1; 129 after
+    SIGHUP.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     # Makes Hydra hand exceptions on instead of printing its own report and leaving with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, _leave_on_sigterm)
+    signals = CommandSignals()
 
     @functools.wraps(task)
     def single_run(config: DictConfig) -> Any:
@@ -68,22 +68,24 @@ def launch(config_name: str, task: Task) -> None:
 
     try:
         try:
-            with closing:
+            with signals, closing:
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(single_run)()
         except _Ended as ended:
             raise ended.error from None
     except Interrupted as error:
         _say(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("interrupted before the first step; nothing to save")
-        sys.exit(130)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (KeyboardInterrupt, SystemExit):
+        if signals.received is None:  # Hydra's own way to end
+            raise
+        _say(signals.message)
+        sys.exit(signals.exit_code)
+    except (UserError, RunFailure, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             traceback.print_exc()
         else:
             _say(f"error: {_message(error, config_name)}")
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))
     except Exception:
         traceback.print_exc()
         sys.exit(1)
@@ -102,18 +104,18 @@ class _Ended(BaseException):
         self.error = error
 
 
-def _leave_on_sigterm(signal_number: int, frame: FrameType | None) -> None:
-    # Until the training loop puts its own handler in place there is nothing to save.
-    sys.exit(128 + signal_number)
-
-
 def _say(message: str) -> None:
-    sys.stdout.flush()
-    print(message, file=sys.stderr, flush=True)
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{message}\n")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:
+            # The terminal is gone or the disk full; Python would end with a status of its own for what is unwritten.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _message(error: Exception, config_name: str) -> str:
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | RunFailure):
         return str(error)
     text = str(error).strip()
     key = re.search(

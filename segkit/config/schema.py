@@ -29,6 +29,7 @@ class CheckpointSettings(Settings):
     monitor: str
     mode: Literal["max", "min"]
     keep_top: Positive
+    on_error: Literal["continue", "stop"]
 
 
 class EvaluateSettings(Settings):
@@ -52,24 +53,36 @@ class EmaSettings(Settings):
     decay: Annotated[float, Field(gt=0, lt=1)] | None
 
 
+class NonFiniteSettings(Settings):
+    """What a loss or gradients that are not finite do: end the run, or have the step skipped, up to `limit` times."""
+
+    policy: Literal["stop", "skip"]
+    limit: NotNegative
+
+
 class TrainerSettings(Settings):
     strategy: dict[str, Any]
     device: str
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     deterministic: bool
     channels_last: bool
+    compile: bool
     max_epochs: Positive | None
     max_steps: Positive | None
     batch_size: Positive
+    autobatch: bool
     accumulate: Positive
     clip_norm: Annotated[float, Field(gt=0)] | None
+    non_finite: NonFiniteSettings
     num_workers: NotNegative | None
+    data_timeout_s: Annotated[float, Field(gt=0)]
     num_threads: Positive | None
     ema: EmaSettings
     evaluate: EvaluateSettings
     checkpoint: CheckpointSettings
     early_stopping: EarlyStoppingSettings
     log_sample_ids: bool
+    profile: bool
     progress: Literal["auto", "live", "plain", "off"]
 
     @model_validator(mode="after")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segkit.config.schema import TrainerSettings
+
 
 @dataclass(frozen=True)
 class Cadence:
@@ -30,3 +32,11 @@ class Cadence:
         period = self.every_epochs * self.steps_per_epoch
         # Fractions of an epoch need not be whole steps: due where a multiple of the period has just been passed.
         return int(step / period + 1e-9) > int((step - 1) / period + 1e-9)
+
+
+def total_steps(settings: TrainerSettings, steps_per_epoch: int) -> int:
+    """Optimizer steps of the whole run: max_epochs or max_steps, whichever comes first."""
+    limits = [settings.max_steps] if settings.max_steps is not None else []
+    if settings.max_epochs is not None:
+        limits.append(settings.max_epochs * steps_per_epoch)
+    return min(limits)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import logging
+import math
 import os
-import pickle
 import re
-import zipfile
+import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,22 +52,59 @@ def _feed(update: Callable[[Any], None], value: Any) -> None:
 
 
 def write(content: Content, path: Path) -> None:
-    """Put a checkpoint at `path`, flushed to the disk: all of it, or what stood there before. Raises OSError."""
+    """Put a checkpoint at `path`, flushed to the disk: all of it, or what stood there before.
+
+    Raises OSError that names the file, the room it needs and the room there is.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, "digest": digest(content), "content": content}, file)
+        _write_flushed(content, temporary)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        raise _refused(path, content, error) from error
+
+
+def _write_flushed(content: Content, path: Path, number: int = 0) -> None:
+    envelope = {"format": FORMAT, "digest": digest(content), "number": number, "content": content}
+    try:
+        with path.open("wb") as file:
+            torch.save(envelope, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except RuntimeError as error:
-        # PyTorch reports a failed write of its zip file so; the message names no file.
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"{path}: writing failed ({str(error).splitlines()[0]})") from error
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        # PyTorch may report a failed write of its zip file so; the cause is the exception before it.
+        cause = error.__context__
+        raise cause if isinstance(cause, OSError) else OSError(str(error).splitlines()[0]) from error
+
+
+def _refused(path: Path, content: Content, error: OSError) -> OSError:
+    what, remedy = f"{path}: {error.strerror or error}", "Look after that disk"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path.parent).free
+        what += f"; it needs {_megabytes(_num_bytes(content))} and {_megabytes(free)} are free"
+        remedy = "Make room on that disk"
+    refused = OSError(f"{what}. {remedy}, or run in a folder on another one with hydra.run.dir=...")
+    refused.errno = error.errno
+    return refused
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB"
+
+
+def _num_bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_num_bytes, value.values()))  # pyright: ignore
+    return sum(map(_num_bytes, value)) if isinstance(value, list | tuple) else 0  # pyright: ignore
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -81,29 +121,26 @@ class DamagedCheckpoint(UserError):
 
 def read(path: Path) -> Content:
     """The content of a whole checkpoint, on the CPU. Nothing in the file can run code. Raises DamagedCheckpoint."""
-    envelope = _open(path)
-    content = envelope["content"]
-    if digest(content) != envelope.get("digest"):
-        raise DamagedCheckpoint(f"{path}: the content does not match its digest; the file is damaged")
-    return content
-
-
-def _open(path: Path) -> dict[str, Any]:
+    # Not mapped: a disk error would then be a signal that kills the process, not an exception.
+    envelope = _open(path, mmap=False)
     try:
-        envelope = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found = digest(envelope["content"])
+    except Exception as error:  # what was altered may be anything
+        raise DamagedCheckpoint(f"{path}: the content cannot be read ({_first_line(error)})") from None
+    if found != envelope["digest"]:
+        raise DamagedCheckpoint(f"{path}: the content does not match its digest; the file is damaged")
+    return envelope["content"]
+
+
+def _open(path: Path, *, mmap: bool) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's guesses at what other kind of file it may be
+            envelope = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DamagedCheckpoint(f"{path}: not a whole segkit checkpoint ({reason[:160]})") from None
+    except Exception as error:  # a damaged pickle makes PyTorch raise whatever it comes across
+        raise DamagedCheckpoint(f"{path}: not a whole segkit checkpoint ({_first_line(error)})") from None
     if not isinstance(envelope, dict) or not {"format", "digest", "content"} <= set(envelope):  # pyright: ignore
         raise DamagedCheckpoint(f"{path}: a PyTorch file, but not a segkit checkpoint")
     if envelope["format"] != FORMAT:
@@ -111,23 +148,26 @@ def _open(path: Path) -> dict[str, Any]:
     return envelope  # pyright: ignore
 
 
-def newest(folder: Path) -> tuple[Path, Content] | None:
-    """The whole checkpoint of a checkpoint folder that is furthest on, or None if there are no files at all.
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:160] if text else type(error).__name__
 
-    Every damaged file that is passed over is reported. Raises UserError if there are files but none is whole.
+
+def newest(folder: Path) -> tuple[Path, Content] | None:
+    """The whole checkpoint of a checkpoint folder that was saved last, or None if there are no files at all.
+
+    Every damaged file that is passed over is reported, and so is a last.pt that is gone. Raises UserError if there
+    are files but none is whole.
     """
-    steps: dict[Path, int] = {}
     damaged: list[str] = []
+    saved: dict[Path, tuple[int, int, bool]] = {}
     for path in sorted(folder.glob("*.pt")):
         try:
-            steps[path] = int(_open(path)["content"]["state"]["step"])
+            saved[path] = _when_saved(path)
         except UserError as error:
             damaged.append(str(error))
-        except (KeyError, TypeError):
-            damaged.append(f"{path}: not a segkit checkpoint")
     found: tuple[Path, Content] | None = None
-    # Among equals, last.pt before the names that are linked to it.
-    for path in sorted(steps, key=lambda p: (steps[p], p.name == "last.pt"), reverse=True):
+    for path in sorted(saved, key=saved.__getitem__, reverse=True):
         try:
             found = path, read(path)
             break
@@ -137,7 +177,21 @@ def newest(folder: Path) -> tuple[Path, Content] | None:
         log.warning("passing over a damaged checkpoint: %s", message)
     if found is None and damaged:
         raise UserError(f"{folder}: no whole checkpoint among {len(damaged)} files:\n" + "\n".join(damaged))
+    if found is not None and not (folder / "last.pt").exists():
+        log.warning("%s is missing; the newest of the others is taken: %s", folder / "last.pt", found[0].name)
     return found
+
+
+def _when_saved(path: Path) -> tuple[int, int, bool]:
+    """What checkpoints of one folder are ordered by: the save and the step; among equals last.pt comes last.
+
+    Saves are counted, as the step starts again where a run is started afresh in the folder of an earlier one.
+    """
+    envelope = _open(path, mmap=True)
+    try:
+        return int(envelope.get("number", 0)), int(envelope["content"]["state"]["step"]), path.name == "last.pt"
+    except (KeyError, TypeError, ValueError):
+        raise DamagedCheckpoint(f"{path}: not a segkit checkpoint") from None
 
 
 def resolve(path: Path, *, prefer: str | None = None) -> tuple[Path, Content]:
@@ -172,24 +226,36 @@ class CheckpointKeeper:
         self.folder = folder
         self.keep_top = keep_top
         self.mode = mode
-        for left_over in folder.glob(".*.part"):
-            left_over.unlink(missing_ok=True)
+        self._saves: int | None = None
+        self._last_is_whole = False
+        self._remove_parts()
 
     def save(self, content: Content, *, score: float | None = None, is_best: bool = False) -> Path:
-        """Write last.pt, and make it one of the best if `score` (finite) is. Raises OSError if it cannot be written."""
-        fresh = self.folder / ".fresh.part"
-        write(content, fresh)
-        # The best come first: killed in between, the folder holds a best checkpoint that is simply the newest.
-        if score is not None:
-            self._link(fresh, f"top-{content['state']['step']:08d}-{score:.6f}.pt")
+        """Write last.pt, and make it one of the best if `score` is finite.
+
+        Raises OSError if it cannot be written; what was saved before is then still there.
+        """
+        fresh, last = self.folder / ".fresh.part", self.folder / "last.pt"
+        try:
+            if self._saves is None:
+                self._saves = self._look_around()
+            _write_flushed(content, fresh, self._saves + 1)
+            # The best come first: killed in between, the folder holds a best checkpoint that is simply the newest.
+            if score is not None and math.isfinite(score):
+                self._link(fresh, f"top-{content['state']['step']:08d}-{score:.6f}.pt")
+            if is_best:
+                self._link(fresh, "best.pt")
+            if self._last_is_whole and last.exists():
+                self._keep_as_previous(last)
+            fresh.replace(last)
+            self._last_is_whole = True
+            self._saves += 1
             self._drop_all_but_top()
-        if is_best:
-            self._link(fresh, "best.pt")
-        if (self.folder / "last.pt").exists():
-            self._link(self.folder / "last.pt", "previous.pt")
-        fresh.replace(self.folder / "last.pt")
-        _sync_folder(self.folder)
-        return self.folder / "last.pt"
+            _sync_folder(self.folder)
+        except OSError as error:
+            self._remove_parts()
+            raise _refused(last, content, error) from error
+        return last
 
     def top(self) -> list[Path]:
         """The best checkpoints, best first."""
@@ -210,16 +276,46 @@ class CheckpointKeeper:
         for path in self.folder.glob("*.pt"):
             path.unlink(missing_ok=True)
 
+    def _look_around(self) -> int:
+        """Saves into this folder by earlier processes. Notes whether last.pt is whole, and may become previous.pt."""
+        numbers = [0]
+        for path in self.folder.glob("*.pt"):
+            with contextlib.suppress(UserError):
+                numbers.append(_when_saved(path)[0])
+        with contextlib.suppress(UserError):
+            read(self.folder / "last.pt")
+            self._last_is_whole = True
+        return max(numbers)
+
     def _drop_all_but_top(self) -> None:
         for path in self.top()[self.keep_top :]:
             path.unlink(missing_ok=True)
 
+    def _keep_as_previous(self, last: Path) -> None:
+        temporary = self.folder / ".previous.pt.part"
+        _remove(temporary)
+        try:
+            os.link(last, temporary)
+        except OSError:  # a file system without hard links
+            temporary = last
+        temporary.replace(self.folder / "previous.pt")
+        # Renaming one link of a file to another does nothing: after a kill both names may stand for the same.
+        if temporary != last:
+            _remove(temporary)
+
     def _link(self, file: Path, name: str) -> None:
-        target = self.folder / name
         temporary = self.folder / f".{name}.part"
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         try:
             os.link(file, temporary)
         except OSError:  # a file system without hard links
-            temporary.write_bytes(file.read_bytes())
-        temporary.replace(target)
+            with file.open("rb") as source, temporary.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+        temporary.replace(self.folder / name)
+
+    def _remove_parts(self) -> None:
+        with contextlib.suppress(OSError):
+            for part in self.folder.glob(".*.part"):
+                _remove(part)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import fsum
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segkit.contracts import Batch, EvaluationData, Loss, Metric, Prediction, Predictor, resize_logits
+from segkit.contracts import Batch, EvaluationData, Loss, Metric, Prediction, Predictor
 from segkit.engine.strategy.base import SingleDevice
 
 
@@ -47,12 +49,14 @@ class Evaluation:
 
 @dataclass
 class Evaluator:
-    """Evaluates models on one split, every prediction resized to the mask's own size.
+    """Evaluates models on one split, every prediction at the mask's own size.
+
+    Nothing waits for the device before the pass is over, but metrics that wait of themselves, and the loss.
 
     Attributes:
         data: the split.
         predictor: makes a predictor of a model.
-        decide: logits (B, C, H, W) to labels.
+        decide: logits (B, C, h, w) to labels at a size (H, W).
         confusion: makes what counts labels against masks; the built-in scores derive from it alone.
         scores: those scores, by name, of a confusion matrix.
         metrics: further metrics by name.
@@ -62,7 +66,7 @@ class Evaluator:
 
     data: EvaluationData
     predictor: Callable[[nn.Module], Predictor]
-    decide: Callable[[Tensor], Tensor]
+    decide: Callable[[Tensor, Sequence[int]], Tensor]
     confusion: Callable[[], Confusion]
     scores: Callable[[Tensor], dict[str, float]]
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
@@ -79,50 +83,88 @@ class Evaluator:
         confusion = self.confusion()
         for metric in self.metrics.values():
             metric.reset()
-        sums: dict[str, Tensor] = {}
-        shown = set(np.linspace(0, len(self.data) - 1, self.panel_samples).round().astype(int).tolist())
-        panels: list[PanelSample] = []
+        losses: list[tuple[int, dict[str, Tensor]]] = []
+        shown = self._shown()
+        panels: dict[str, tuple[Batch, Tensor]] = {}
         done = 0
-        for host_batch in self.data:
-            batch = host_batch.to(strategy.device)
-            with strategy.autocast():
-                prediction = predictor(batch.images)
-            predicted = self._score(prediction, batch, confusion)
-            self._add_loss(sums, prediction, batch)
-            wanted = [i for i in range(len(batch)) if done + i in shown]
-            panels += [_panel(host_batch, predicted, i) for i in wanted]
-            done += len(batch)
-            on_batch(done)
+        with _without_search():
+            for host_batch in self.data:
+                batch = host_batch.to(strategy.device)
+                with strategy.autocast():
+                    prediction = predictor(batch.images)
+                predicted = self._count(prediction, batch, confusion)
+                if self.loss is not None:
+                    losses.append((len(batch), _losses(self.loss, prediction, batch.mask, confusion)))
+                for index, id in enumerate(batch.ids):
+                    if id in shown:
+                        panels[id] = _alone(host_batch, index), predicted[index].clone()
+                done += len(batch)
+                on_batch(done)
         counts = confusion.compute()
         scores = self.scores(counts)
         for metric in self.metrics.values():
             scores |= metric.compute()
-        scores |= {name: float(total) / max(done, 1) for name, total in sums.items()}
+        scores |= _means(losses)
         if self.data.samples_skipped:
             scores["samples_skipped"] = float(self.data.samples_skipped)
-        return Evaluation(self.data.split, scores, counts.cpu().numpy(), panels)
+        pictures = [_panel(*panels[id]) for id in shown if id in panels]
+        return Evaluation(self.data.split, scores, counts.cpu().numpy(), pictures)
 
-    def _score(self, prediction: Prediction, batch: Batch, confusion: Confusion) -> Tensor:
-        logits_BCHW = resize_logits(prediction.logits, batch.mask.shape[-2:])
-        predicted = self.decide(logits_BCHW)
+    def _shown(self) -> list[str]:
+        """The ids of the samples to keep as pictures, in the order of the split."""
+        places = np.linspace(0, len(self.data) - 1, self.panel_samples).round().astype(int).tolist()
+        return list(dict.fromkeys(self.data.name(place) for place in places)) if len(self.data) else []
+
+    def _count(self, prediction: Prediction, batch: Batch, confusion: Confusion) -> Tensor:
+        """Give the batch to confusion matrix and metrics; the labels predicted."""
+        predicted = self.decide(prediction.logits, batch.mask.shape[-2:])
         confusion.update(predicted, batch.mask)
         for metric in self.metrics.values():
-            metric.update(logits_BCHW, batch.mask)
+            metric.update(prediction.logits, predicted, batch.mask)
         return predicted
 
-    def _add_loss(self, sums: dict[str, Tensor], prediction: Prediction, batch: Batch) -> None:
-        if self.loss is None:
-            return
-        terms = self.loss(prediction, batch.mask)
-        for name, value in {"loss": terms.total, **{f"loss/{n}": v for n, v in terms.parts.items()}}.items():
-            # Weighted by images, so that a small last batch counts for what it holds.
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach() * len(batch)
+
+@contextmanager
+def _without_search() -> Generator[None]:
+    """cuDNN takes the algorithms it thinks fastest: trying all of them anew at each image size would take longer."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
-def _panel(batch: Batch, predicted: Tensor, index: int) -> PanelSample:
+def _losses(loss: Loss, prediction: Prediction, mask: Tensor, confusion: Confusion) -> dict[str, Tensor]:
+    try:
+        terms = loss(prediction, mask)
+    except (RuntimeError, IndexError):
+        confusion.compute()  # says so if the mask holds ids that are no class
+        raise
+    return {"loss": terms.total.detach(), **{f"loss/{name}": value.detach() for name, value in terms.parts.items()}}
+
+
+def _means(losses: list[tuple[int, dict[str, Tensor]]]) -> dict[str, float]:
+    """The mean over images of each loss of batches, whatever their order."""
+    images = [number for number, _ in losses]
+    means: dict[str, float] = {}
+    for name in losses[0][1] if losses else ():
+        # Weighted by images, so that a small last batch counts for what it holds.
+        values = torch.stack([named[name] for _, named in losses]).cpu()
+        means[name] = fsum(number * float(value) for number, value in zip(images, values, strict=True)) / sum(images)
+    return means
+
+
+def _alone(batch: Batch, index: int) -> Batch:
+    """One sample of a batch, whose others need not stay in memory."""
+    part = slice(index, index + 1)
+    return Batch(batch.images[part].clone(), batch.mask[part].clone(), batch.ids[part])
+
+
+def _panel(sample: Batch, predicted: Tensor) -> PanelSample:
     return PanelSample(
-        batch.ids[index],
-        batch.images[index].permute(1, 2, 0).numpy(),
-        batch.mask[index].numpy(),
-        predicted[index].to("cpu", torch.int32).numpy(),
+        sample.ids[0],
+        sample.images[0].permute(1, 2, 0).numpy(),
+        sample.mask[0].numpy(),
+        predicted.to("cpu", torch.int32).numpy(),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -31,6 +33,21 @@ class ConsoleHandler(logging.Handler):
             CONSOLE.print(Text(line, style=style or ""), soft_wrap=not CONSOLE.is_terminal)
         except Exception:
             self.handleError(record)
+
+
+class LogFile(logging.FileHandler):
+    """Log lines in a file. A disk that refuses them is told of once; what it takes again later goes on there."""
+
+    _refused = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._refused:
+            self._refused = True
+            with contextlib.suppress(OSError):
+                print(f"{self.baseFilename}: cannot be written ({error.strerror})", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -179,7 +196,8 @@ class LiveDisplay(PlainDisplay):
 
     def stop(self) -> None:
         if hasattr(self, "_progress"):
-            self._progress.stop()
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self._progress.stop()
 
 
 def make_display(kind: Literal["auto", "live", "plain", "off"], shown: tuple[str, ...]) -> Display:

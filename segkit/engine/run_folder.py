@@ -5,18 +5,30 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import math
 import os
+import re
+import socket
 import time
+import weakref
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from segkit.errors import UserError
+
+log = logging.getLogger(__name__)
+
+TRAIN_LINE = re.compile(r'\{"kind": "train", "step": (\d+)')
+LONGEST_LINE = 2**24
 
 
 class RunFolder:
     """metrics.jsonl, artifacts.jsonl, summary.json and checkpoints/ of one run, held by one process at a time.
+
+    A disk that refuses to be written to is reported and does not end the run.
 
     Raises UserError when another process holds the folder.
     """
@@ -26,8 +38,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(path / ".lock")
-        self._metrics = _opened_for_lines(path / "metrics.jsonl")
-        self._artifacts = _opened_for_lines(path / "artifacts.jsonl")
+        self._metrics = _Lines(path / "metrics.jsonl")
+        self._artifacts = _Lines(path / "artifacts.jsonl")
 
     def record(self, kind: str, values: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl. Floats keep full precision; what is not finite is written as null."""
@@ -40,7 +52,16 @@ class RunFolder:
         self._artifacts.write(json.dumps(entry) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        write_json(self.path / "summary.json", summary)
+        try:
+            write_json(self.path / "summary.json", summary)
+        except OSError as error:
+            log.error("%s: cannot be written (%s)", self.path / "summary.json", error.strerror)
+
+    def last_step(self) -> int:
+        """The last step that metrics.jsonl tells of; 0 if there is none."""
+        with (self.path / "metrics.jsonl").open(encoding="utf-8", errors="replace") as lines:
+            steps = [int(found.group(1)) for line in lines if (found := TRAIN_LINE.match(line))]
+        return steps[-1] if steps else 0
 
     def close(self) -> None:
         self._metrics.close()
@@ -49,32 +70,103 @@ class RunFolder:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` so that a reader sees all of it or what stood there before."""
+    """Write `content` so that a reader sees all of it or what stood there before. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(_json_value(dict(content)), indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(_json_value(dict(content)), indent=2, allow_nan=False) + "\n")
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
-def _locked(path: Path) -> IO[str]:
-    file = path.open("a")
+class _Lines:
+    """A file to add whole lines to, each handed to the system at once. A torn last line is cut off first.
+
+    What the disk refuses is kept, and written as soon as it takes it again: no line is lost or torn meanwhile.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting = bytearray()
+        self._refused = False
+        # Unbuffered, so that a write tells how much of a line has come through.
+        self._file = FileIO(path, "a+")
+        content = _tail(self._file)
+        if not content.endswith(b"\n"):
+            self._file.truncate(self._file.seek(0, os.SEEK_END) - len(content) + content.rfind(b"\n") + 1)
+
+    def write(self, line: str) -> None:
+        self._waiting += line.encode()
+        try:
+            while self._waiting:
+                del self._waiting[: self._file.write(self._waiting)]
+        except OSError as error:
+            if not self._refused:
+                log.warning(
+                    "%s: cannot be written (%s); its lines are kept until the disk takes them",
+                    self._path,
+                    error.strerror,
+                )
+            self._refused = True
+            return
+        if self._refused:
+            log.info("%s: is written again; no line is missing", self._path)
+        self._refused = False
+
+    def close(self) -> None:
+        self.write("")
+        if self._waiting:
+            log.error("%s: lacks its last %d lines, which the disk refused", self._path, self._waiting.count(b"\n"))
+        self._file.close()
+
+
+def _tail(file: FileIO) -> bytes:
+    """The last bytes of a file: more than its longest line has."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - LONGEST_LINE))
+    return file.read()
+
+
+# Of forked data workers, which may outlive a run that is killed, none may hold its folder.
+_locks: weakref.WeakSet[FileIO] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for file in _locks:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def _locked(path: Path) -> FileIO:
+    """The file, locked until it is closed or the process is gone; it names its holder."""
+    file = FileIO(path, "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(
-            f"{path.parent}: another process is running in this folder; "
+            f"{path.parent}: another process is running in this folder ({_holder(file)}); "
             "wait for it, or give this run its own with hydra.run.dir=..."
         ) from None
+    except OSError as error:
+        log.warning(
+            "%s: cannot be locked on this file system (%s); let no other process run in this folder",
+            path,
+            error.strerror,
+        )
+    _locks.add(file)
+    with contextlib.suppress(OSError):  # a full disk
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file
 
 
-def _opened_for_lines(path: Path) -> IO[str]:
-    """`path` for appending whole lines, each handed to the system at once. A torn last line is cut off first."""
-    with contextlib.suppress(FileNotFoundError):
-        content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-    return path.open("a", buffering=1, encoding="utf-8")
+def _holder(file: FileIO) -> str:
+    file.seek(0)
+    return file.read(200).decode(errors="replace") or "which does not say its name"
 
 
 def _json_value(value: Any) -> Any:

@@ -17,6 +17,7 @@ class TrainState:
         step: optimizer steps done.
         images_seen: training images gone through the model.
         samples_skipped: of those, how many stood in for a sample whose file could not be used.
+        steps_skipped: steps that changed no weight, because their loss or gradients were not finite.
         evaluated_step: the last step whose weights were evaluated; -1: none yet.
         evaluations: how many evaluations there have been.
         best_score: the best monitored score so far, or None.
@@ -28,6 +29,7 @@ class TrainState:
     step: int = 0
     images_seen: int = 0
     samples_skipped: int = 0
+    steps_skipped: int = 0
     evaluated_step: int = -1
     evaluations: int = 0
     best_score: float | None = None
@@ -44,7 +46,7 @@ class TrainState:
             setattr(self, name, value)
 
     def note_score(self, score: float, *, mode: str, min_delta: float) -> bool:
-        """Count an evaluation of the current step; whether it is the best so far. NaN is never the best.
+        """Count an evaluation of the current step; whether it is the best so far. Only finite scores can be it.
 
         `min_delta` only counts for early stopping: the best checkpoint is the best, however small the gain.
         """
@@ -52,7 +54,7 @@ class TrainState:
         self.evaluations += 1
         sign = 1.0 if mode == "max" else -1.0
         gain = math.inf if self.best_score is None else sign * (score - self.best_score)
-        is_best = not math.isnan(score) and gain > 0
+        is_best = math.isfinite(score) and gain > 0
         self.evaluations_since_best = 0 if is_best and gain > min_delta else self.evaluations_since_best + 1
         if is_best:
             self.best_score, self.best_step = score, self.step

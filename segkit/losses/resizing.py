@@ -17,7 +17,7 @@ from math import floor
 import torch
 from torch import Tensor
 
-from segkit.contracts import resize_logits
+from segkit.resizing import resize_logits
 
 # A tile has no fewer columns, unless the mask has; 16 rows where the rest allows it.
 COLUMNS = 64
@@ -37,7 +37,7 @@ class Tile:
 
 
 class Resizing:
-    """The resizing of (B, C, h, w) logits to `size` = (H, W), as `contracts.resize_logits` does it, by tiles.
+    """The resizing of (B, C, h, w) logits to `size` = (H, W), as `resizing.resize_logits` does it, by tiles.
 
     The tiles come in a fixed order and share buffers: what `tile` returns is valid until the next tile. Threads that
     work on tiles of their own each need a `sibling`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segkit.contracts import LabelSpace
 from segkit.metrics.scores import Scores, layer_scores, scores
+from segkit.resizing import resized_argmax, resized_signs
 
 if TYPE_CHECKING:
     from segkit.metrics.confusion import ConfusionMatrix, LayerCounts
@@ -18,17 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judging:
-    """What a label space makes of logits (B, C, H, W).
+    """What a label space makes of logits (B, C, h, w).
 
     Attributes:
-        decide: to labels: (B, H, W) int64 class ids, or multi-label (B, C, H, W) uint8 of 0 and 1.
-        probabilities: to probabilities (B, C, H, W).
+        decide: with a size (H, W), to labels at that size: class ids (B, H, W), uint8 or, beyond 256 classes, int32;
+            or multi-label (B, C, H, W) uint8 of 0 and 1. As of resized logits, which are never in memory.
+        probabilities: to probabilities of the same shape.
         counts: makes what counts labels against masks: `ConfusionMatrix` or `LayerCounts`.
         shape: of these counts.
         scores: of these counts.
     """
 
-    decide: Callable[[Tensor], Tensor]
+    decide: Callable[[Tensor, Sequence[int]], Tensor]
     probabilities: Callable[[Tensor], Tensor]
     counts: Callable[[], ConfusionMatrix | LayerCounts]
     shape: tuple[int, ...]
@@ -47,14 +49,14 @@ def judging(labels: LabelSpace) -> Judging:
     """The one place where multi-label data is treated apart: a class is there where its probability exceeds 1/2."""
     if labels.multilabel:
         return Judging(
-            lambda logits: (logits > 0).to(torch.uint8),
+            resized_signs,
             lambda logits: logits.sigmoid(),
             lambda: _layer_counts(labels),
             (labels.num_classes, 2, 2),
             layer_scores,
         )
     return Judging(
-        lambda logits: logits.argmax(dim=1),
+        resized_argmax,
         lambda logits: logits.softmax(dim=1),
         lambda: _confusion_matrix(labels),
         (labels.num_classes, labels.num_classes),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segkit.contracts import LabelSpace
 from segkit.metrics.judging import judging
+from segkit.resizing import resize_logits
 
 if TYPE_CHECKING:
     from torchmetrics import Metric, MetricCollection
@@ -40,16 +41,17 @@ class ListedMetric:
         self.metric = metric
         self.name = name
         self.ignore_index = labels.ignore_index
-        found = judging(labels)
-        self._made_of = found.decide if input == "labels" else found.probabilities
+        self._probabilities = judging(labels).probabilities if input == "probabilities" else None
 
     def reset(self) -> None:
         self.metric.reset()
 
-    def update(self, logits: Tensor, mask: Tensor) -> None:
-        """Take logits (B, C, H, W) at the mask's size and mask (B, H, W) or (B, C, H, W)."""
-        self.metric.to(logits.device)
-        given, truth = (_channels_last(tensor) for tensor in (self._made_of(logits.float()), mask.long()))
+    def update(self, logits: Tensor, predicted: Tensor, mask: Tensor) -> None:
+        self.metric.to(mask.device)
+        given = predicted.long()
+        if self._probabilities is not None:
+            given = self._probabilities(resize_logits(logits, mask.shape[-2:]).float())
+        given, truth = _channels_last(given), _channels_last(mask.long())
         valid_BHW = (truth != self.ignore_index).view(*truth.shape[:3], -1).all(dim=-1)
         if valid_BHW.any():
             self.metric.update(given[valid_BHW], truth[valid_BHW])

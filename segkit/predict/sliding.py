@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from segkit.contracts import Prediction, Predictor, UserError, resize_logits
+from segkit.contracts import Prediction, Predictor, UserError
+from segkit.resizing import resize_logits
 
 
 class Sliding:

@@ -9,16 +9,11 @@ found again by its key.
 from __future__ import annotations
 
 import functools
-import logging
-import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import filelock
 
 from segkit.tracking import names
 from segkit.tracking.run_folder import (
@@ -28,15 +23,17 @@ from segkit.tracking.run_folder import (
     Destination,
     Progress,
     RunRecord,
+    delivering,
+    ended,
     is_number,
     load_progress,
     load_record,
     records_from,
     save_progress,
 )
+from segkit.tracking.store import connect
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 Item = TypeVar("Item")
@@ -59,80 +56,36 @@ KEY = "segkit_key"
 
 NOT_A_METRIC = {"kind", "split", "step", "epoch", "time"}
 
-ENVIRONMENT = {
-    # Delivery has its own retries; MLflow's default is to try one call for four minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-"""Defaults for MLflow's own settings; what the user has set in the environment stands."""
 
-
-def deliver(folder: Path) -> Progress:
+def deliver(folder: Path, *, run_is_over: bool = False) -> Progress:
     """Send what `folder` holds and MLflow has not; gives the progress made, which is also in tracking.json.
+
+    One process at a time does so for one folder; others wait. With `run_is_over` a run whose folder does not say
+    how it ended is sent as killed.
 
     Raises whatever MLflow raises when it cannot be reached or refuses; calling again goes on from there.
     """
-    record = load_record(folder)
-    if record is None:
-        raise FileNotFoundError(f"{folder} holds no readable run_info.json: not a run recorded with tracker=mlflow")
-    delivery = _Delivery(folder, record)
-    delivery.find_or_create_run()
-    delivery.describe()
-    delivery.send_metrics()
-    try:
-        delivery.send_artifacts()
-    finally:  # an artifact that the server refuses must not leave the run shown as running for ever
-        delivery.send_status()
-    return delivery.progress
+    with delivering(folder):
+        record = load_record(folder)
+        if record is None:
+            raise FileNotFoundError(f"{folder} holds no readable run_info.json: not a run recorded with tracker=mlflow")
+        delivery = _Delivery(folder, ended(folder, record) if run_is_over else record)
+        delivery.find_or_create_run()
+        delivery.describe()
+        delivery.send_metrics()
+        try:
+            delivery.send_artifacts()
+        finally:  # an artifact that the server refuses must not leave the run shown as running for ever
+            delivery.send_status()
+        return delivery.progress
 
 
 def page(folder: Path) -> str | None:
-    """Where in MLflow's UI the run of `folder` stands, from the UI's own address on; None if it is not there yet.
-
-    Raises whatever MLflow raises when it cannot be reached.
-    """
-    record, progress = load_record(folder), load_progress(folder)
-    if record is None or progress is None or progress.run_id is None:
+    """Where in MLflow's UI the run of `folder` stands, from the UI's own address on; None if it is not there yet."""
+    progress = load_progress(folder)
+    if progress is None or progress.run_id is None or progress.experiment_id is None:
         return None
-    _, experiment_id = _connect(record.destination)
-    return f"#/experiments/{experiment_id}/runs/{progress.run_id}"
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite URI; None for any other store."""
-    scheme, _, rest = uri.partition("://")
-    if scheme.partition("+")[0] != "sqlite":
-        return None
-    return Path(rest.removeprefix("/").partition("?")[0])
-
-
-@functools.cache
-def _connect(destination: Destination) -> tuple[MlflowClient, str]:
-    """A client and the id of the experiment, which is made if need be."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):  # they announce every table of a fresh store
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with _store_lock(destination):
-        client = MlflowClient(tracking_uri=destination.uri)
-        experiment = client.get_experiment_by_name(destination.experiment)
-        if experiment is not None:
-            return client, experiment.experiment_id
-        return client, client.create_experiment(destination.experiment, destination.artifact_location)
-
-
-def _store_lock(destination: Destination) -> AbstractContextManager[object]:
-    """Keeps processes that open a fresh SQLite store at once out of each other's schema migration."""
-    file = sqlite_file(destination.uri)
-    if file is None:
-        return nullcontext()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(file.with_name(f".{file.name}.lock"))
+    return f"#/experiments/{progress.experiment_id}/runs/{progress.run_id}"
 
 
 class _Delivery:
@@ -142,7 +95,8 @@ class _Delivery:
         self.folder = folder
         self.record = record
         self.progress = _progress_towards(record.destination, folder)
-        self.client, self.experiment_id = _connect(record.destination)
+        self.client, self.experiment_id = connect(record.destination)
+        self.progress.experiment_id = self.experiment_id
 
     @property
     def run_id(self) -> str:

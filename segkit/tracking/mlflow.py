@@ -1,4 +1,4 @@
-"""The tracker of `tracker=mlflow`: a background thread that delivers the run folder while the run goes on."""
+"""The tracker of `tracker=mlflow`: has the run folder delivered, by another process, while the run goes on."""
 
 from __future__ import annotations
 
@@ -7,35 +7,30 @@ import getpass
 import logging
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from segkit.contracts import RunInfo, UserError
-from segkit.tracking.delivery import deliver, sqlite_file
-from segkit.tracking.run_folder import (
-    Destination,
-    RunRecord,
-    is_delivered,
-    load_progress,
-    load_record,
-    save_record,
-)
+from segkit.tracking.courier import courier
+from segkit.tracking.run_folder import Destination, RunRecord, is_delivered, load_progress, load_record, save_record
+from segkit.tracking.store import sqlite_file
 
 log = logging.getLogger(__name__)
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https", "databricks")
-LONGEST_PAUSE_S = 60.0
+
+STOPPED = ("interrupted", "terminated")
+WAIT_WHEN_STOPPED_S = 10.0
+"""Who sent the signal, or pressed Ctrl-C, waits; a scheduler kills what has not gone after 30 s."""
 
 
 class MlflowTracker:
     """Records a run in MLflow without ever raising into it or holding it up.
 
-    The thread reads what the run wrote to its folder; the run itself only wakes it. MLflow is imported in the
-    thread, after the first record: starting takes no time, and data workers have been forked by then.
+    A process of its own delivers what the run writes to its folder; see `courier`.
 
     Args:
         run_folder: where metrics.jsonl and artifacts.jsonl grow.
@@ -44,7 +39,7 @@ class MlflowTracker:
         artifact_location: folder or URI for the files of a new experiment. None puts them beside an SQLite
             file or leaves the choice to the server; other databases have no default.
         every_s: seconds between deliveries.
-        timeout_s: how long `finish` waits at most, in seconds.
+        timeout_s: how long `finish` waits at most, in seconds; at most 10 after a signal.
         log_checkpoint: whether files under checkpoints/ are sent too.
 
     Raises:
@@ -72,12 +67,7 @@ class MlflowTracker:
         self._destination = Destination(uri, experiment, artifact_location, log_checkpoint)
         self._every_s = every_s
         self._timeout_s = timeout_s
-        self._wake = threading.Event()
-        self._finishing = threading.Event()
-        self._deadline = float("inf")
-        self._failures = 0
-        self._last_error = "it did not answer in time"
-        self._thread = threading.Thread(target=self._deliver_until_finished, name="mlflow", daemon=True)
+        self._told: set[str] = set()
 
     @property
     def run_id(self) -> str | None:
@@ -100,17 +90,27 @@ class MlflowTracker:
                 self._folder,
                 RunRecord(self._destination, info.name, dict(info.params), tags, started, continues=info.continues),
             )
-            self._thread.start()
+            courier().begin(self._folder, self._every_s)
 
     def notify(self) -> None:
-        self._wake.set()
+        with self._kept_from_the_run():
+            for news in courier().news(self._folder):
+                if news.state == "failing":
+                    log.warning(
+                        "MLflow cannot be reached or refuses the run (%s: %s); the run goes on and keeps its results "
+                        "in its folder, and delivery is tried on",
+                        self._store,
+                        news.error,
+                    )
+                elif news.state == "caught up":
+                    log.info("MLflow has caught up")
+            courier().begin(self._folder, self._every_s)  # again, if its process has died
 
     def tag(self, tags: Mapping[str, str]) -> None:
         with self._kept_from_the_run():
             record = load_record(self._folder)
             assert record is not None, "tags come after start"
             save_record(self._folder, replace(record, tags=record.tags | dict(tags)))
-            self._wake.set()
 
     def finish(self, status: str) -> None:
         with self._kept_from_the_run():
@@ -118,60 +118,34 @@ class MlflowTracker:
             assert record is not None, "finish comes after start"
             record = replace(record, status=status, ended=time.time())
             save_record(self._folder, record)
-            self._deadline = time.monotonic() + self._timeout_s
-            self._finishing.set()
-            self._wake.set()
-            self._thread.join(self._timeout_s)
+            wait_s = min(self._timeout_s, WAIT_WHEN_STOPPED_S) if status in STOPPED else self._timeout_s
+            try:
+                problem = courier().finish(self._folder, self._every_s, wait_s)
+            except KeyboardInterrupt:
+                problem = "not waited for, after Ctrl-C"
             if not is_delivered(self._folder, record, load_progress(self._folder)):
-                self._warn("not everything has reached MLflow")
+                log.warning(
+                    "not everything has reached MLflow (%s: %s). Nothing is lost: the results are in the run folder. "
+                    "To send them later: python scripts/sync_mlflow.py %s",
+                    self._store,
+                    problem,
+                    self._folder,
+                )
 
-    def _deliver_until_finished(self) -> None:
-        """The thread: a pass whenever there is news, at most one in `every_s`, rarer while MLflow fails."""
-        while time.monotonic() < self._deadline:
-            self._wake.wait()
-            self._wake.clear()
-            finishing = self._finishing.is_set()  # read first, so that the pass sees what finish() wrote
-            delivered = self._attempt()
-            if finishing and delivered:
-                return
-            if not delivered:
-                self._wake.set()
-            if finishing:
-                time.sleep(min(1.0, self._every_s))
-            else:
-                self._finishing.wait(min(self._every_s * 2**self._failures, LONGEST_PAUSE_S))
-
-    def _attempt(self) -> bool:
-        try:
-            deliver(self._folder)
-        except Exception as error:
-            self._last_error = _first_line(error)
-            self._failures += 1
-            # The first failure is often a passing one: a locked database, a server just restarting.
-            if self._failures == 2 and not self._finishing.is_set():
-                self._warn("MLflow cannot be reached or refuses the run; trying on")
-            return False
-        if self._failures >= 2:
-            log.info("MLflow has caught up")
-        self._failures = 0
-        return True
-
-    def _warn(self, what: str) -> None:
-        log.warning(
-            "%s (%s: %s). Nothing is lost: the results are in the run folder. To send them later: "
-            "python scripts/sync_mlflow.py %s",
-            what,
-            re.sub(r"//[^@/]*@", "//", self._destination.uri),
-            self._last_error,
-            self._folder,
-        )
+    @property
+    def _store(self) -> str:
+        """The URI, without a password."""
+        return re.sub(r"//[^@/]*@", "//", self._destination.uri)
 
     @contextlib.contextmanager
     def _kept_from_the_run(self) -> Iterator[None]:
         try:
             yield
-        except Exception:
-            log.warning("the run goes on without MLflow", exc_info=True)
+        except Exception as error:
+            if str(error) not in self._told:
+                is_a_fault_of_ours = not isinstance(error, OSError)
+                log.warning("the run goes on without MLflow (%s)", error, exc_info=is_a_fault_of_ours)
+            self._told.add(str(error))
 
 
 def _resolved(uri: str, artifact_location: str | None) -> tuple[str, str | None]:
@@ -197,8 +171,3 @@ def _resolved(uri: str, artifact_location: str | None) -> tuple[str, str | None]
         raise UserError(f"tracker.uri={uri!r} names no file; allowed is sqlite:///path/to/mlflow.db")
     file_uri = uri.replace(str(file), str(file.absolute()), 1)
     return file_uri, artifact_location or (file.absolute().parent / "mlflow-artifacts").as_uri()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:300] if text else type(error).__name__

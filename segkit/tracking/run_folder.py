@@ -25,6 +25,7 @@ SUMMARY = "summary.json"
 RUN_INFO = "run_info.json"
 PROGRESS = "tracking.json"
 LOCK = ".lock"
+DELIVERY_LOCK = ".delivery.lock"
 
 RUNNING = "running"
 KILLED = "killed"
@@ -75,6 +76,7 @@ class Progress:
         uri, experiment: the destination all of this is about; another destination starts from nothing.
         key: marks the MLflow run as this folder's, to find it again when the answer to its creation was lost.
         creating: a run has been asked for, so there may be one that carries `key`.
+        experiment_id: of the experiment, in the store.
         described: `RunRecord.digest` of the params and tags sent last.
         metrics_offset, artifacts_offset: bytes of the files delivered.
         last_step: highest step delivered, for train and for each evaluated split.
@@ -85,6 +87,7 @@ class Progress:
     experiment: str
     key: str
     creating: bool = False
+    experiment_id: str | None = None
     run_id: str | None = None
     described: str = ""
     metrics_offset: int = 0
@@ -124,12 +127,19 @@ def close_if_killed(folder: Path) -> RunRecord | None:
     record = load_record(folder)
     if record is None or record.status != RUNNING:
         return record
-    info, summary = folder / RUN_INFO, folder / SUMMARY
-    files = [path for path in (info, folder / METRICS, summary) if path.exists()]
-    ended = max(path.stat().st_mtime for path in files)
-    record = replace(record, status=_summary_status(summary, info.stat().st_mtime), ended=ended)
+    record = ended(folder, record)
     save_record(folder, record)
     return record
+
+
+def ended(folder: Path, record: RunRecord) -> RunRecord:
+    """`record` of a run that is over, with its end filled in if it has none, as far as the folder tells it."""
+    if record.status != RUNNING:
+        return record
+    info, summary = folder / RUN_INFO, folder / SUMMARY
+    files = [path for path in (info, folder / METRICS, summary) if path.exists()]
+    last = max(path.stat().st_mtime for path in files)
+    return replace(record, status=_summary_status(summary, info.stat().st_mtime), ended=last)
 
 
 def _summary_status(summary: Path, since: float) -> str:
@@ -202,3 +212,11 @@ def held_alone(folder: Path) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+@contextlib.contextmanager
+def delivering(folder: Path) -> Iterator[None]:
+    """Be the only one who delivers `folder`, waiting for another: a run's own process, or a `sync_mlflow`."""
+    with (folder / DELIVERY_LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -14,9 +14,9 @@ from PIL import Image
 
 import segkit
 from segkit.cli.predict import main
-from segkit.contracts import resize_logits
 from segkit.engine import checkpoint
 from segkit.errors import UserError
+from segkit.resizing import resize_logits
 from tests.conftest import Ended, run, summary
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from segkit.contracts import Batch, DataError, LabelSpace, Sample, UserError
 from segkit.data.file_list import FileList
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
+from segkit.errors import RunFailure
 
 LABELS = LabelSpace(("a", "b"), ((0, 0, 0), (255, 255, 255)))
 
@@ -37,6 +38,9 @@ class Numbered:
 
     def __len__(self) -> int:
         return self.length
+
+    def name(self, index: int) -> str:
+        return f"images/{index}.png"
 
     def read(self, index: int) -> Sample:
         if index in self.bad:
@@ -316,7 +320,9 @@ def test_workers_unless_told(device: str, cores: int, workers: int, monkeypatch:
 
 def test_a_killed_worker_is_told_as_such() -> None:
     loader = train_loader(Numbered(4, kill=2), num_workers=2)
-    with pytest.raises(RuntimeError, match=r"a data worker died .* lower trainer\.num_workers"):
+    with pytest.raises(
+        RunFailure, match=r"was killed \(SIGKILL\) while reading images/2\.png.* lower trainer\.num_workers"
+    ):
         first_steps(loader, 1)
     assert children() == []
 
@@ -327,7 +333,9 @@ def test_a_hanging_worker_is_given_up() -> None:
         return sample
 
     loader = train_loader(Numbered(4), hang, num_workers=1, timeout_s=0.5)
-    with pytest.raises(RuntimeError, match=r"no batch came from the data workers within 0\.5 s"):
+    with pytest.raises(
+        RunFailure, match=r"has been reading images/\d\.png for \d s: .* raise trainer\.data_timeout_s=0\.5"
+    ):
         next(loader.batches(0))
     loader.close()
     assert children() == []

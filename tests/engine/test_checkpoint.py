@@ -120,6 +120,12 @@ def test_last_previous_best_and_top_k(tmp_path: Path):
     assert [p.name for p in keeper.top()] == ["top-00000002-0.500000.pt", "top-00000004-0.400000.pt"]
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_none_of_the_best(tmp_path: Path, score: float):
+    CheckpointKeeper(tmp_path, keep_top=1, mode="max").save(content(1), score=score)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
 def test_in_mode_min_the_lowest_stay(tmp_path: Path):
     keeper = CheckpointKeeper(tmp_path, keep_top=1, mode="min")
     for step, score in enumerate([0.5, 0.2, 0.3], start=1):

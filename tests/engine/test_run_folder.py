@@ -33,6 +33,22 @@ def test_a_torn_last_line_is_cut_off_and_the_rest_kept(tmp_path: Path):
     assert [record["step"] for record in lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
+def test_the_last_step_is_that_of_the_last_training_line(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    assert folder.last_step() == 0
+    for step in (1, 2, 12):
+        folder.record("train", {"step": step, "loss": 0.5})
+    folder.record("eval", {"split": "val", "step": 12})
+    assert folder.last_step() == 12
+
+
+def test_of_a_long_file_only_the_torn_line_is_cut_off(tmp_path: Path):
+    line = json.dumps({"kind": "train", "text": "x" * 1000}) + "\n"
+    (tmp_path / "metrics.jsonl").write_text(line * 20_000 + line[:500])
+    RunFolder(tmp_path).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == line * 20_000
+
+
 def test_a_second_run_in_the_same_folder_is_refused_until_the_first_is_over(tmp_path: Path):
     first = RunFolder(tmp_path)
     with pytest.raises(UserError, match="another process"):

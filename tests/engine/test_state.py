@@ -30,6 +30,11 @@ def test_nan_is_never_the_best_not_even_first():
     assert state.best_score == 0.1
 
 
+def test_infinity_is_never_the_best_and_blocks_no_later_one():
+    assert noted([math.inf, 0.1, -math.inf, 0.2])[1] == [False, True, False, True]
+    assert noted([-math.inf, 0.3, math.inf, 0.2], mode="min")[1] == [False, True, False, True]
+
+
 def test_a_gain_below_min_delta_is_the_best_checkpoint_but_no_progress():
     state, best = noted([0.50, 0.505, 0.509], min_delta=0.01)
     assert best == [True, True, True]

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.contracts import resize_logits
 from segkit.losses import bands, resizing
 from segkit.losses.bands import Plan
 from segkit.losses.resizing import Resizing
+from segkit.resizing import resize_logits
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.contracts import Prediction, QueryPrediction, UserError, resize_logits
+from segkit.contracts import Prediction, QueryPrediction, UserError
 from segkit.losses.set_prediction import Segments, SetPredictionLoss, match, resized_at, semantic_segments
+from segkit.resizing import resize_logits
 
 SURE = 30.0
 

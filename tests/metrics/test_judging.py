@@ -26,8 +26,8 @@ CLASSES = LabelSpace(("cell", "nucleus", "border"), COLORS, IGNORE)
 
 def test_each_pixel_one_class_or_each_class_for_itself() -> None:
     logits = torch.tensor([-1.0, 2.0, 1.0]).view(1, 3, 1, 1)
-    assert judging(CLASSES).decide(logits).tolist() == [[[1]]]
-    assert judging(LAYERS).decide(logits).flatten().tolist() == [0, 1, 1]
+    assert judging(CLASSES).decide(logits, (1, 1)).tolist() == [[[1]]]
+    assert judging(LAYERS).decide(logits, (1, 1)).flatten().tolist() == [0, 1, 1]
     assert judging(CLASSES).probabilities(logits).sum().item() == pytest.approx(1)
     assert judging(LAYERS).probabilities(logits)[0, 0].item() == pytest.approx(1 / (1 + math.e))
 
@@ -73,15 +73,19 @@ def test_agrees_with_scikit_learn_where_not_ignored_in_batches_or_at_once(seed: 
 
 
 def test_values_that_are_neither_0_nor_1_are_named() -> None:
+    counts = LayerCounts(1, IGNORE)
+    counts.update(torch.zeros(1, 1, 1, 3), torch.tensor([0, 7, IGNORE]).view(1, 1, 1, 3))
     with pytest.raises(DataError, match=r"values 0\.\.7; allowed: 0, 1 and dataset\.ignore_index=255"):
-        LayerCounts(1, IGNORE).update(torch.zeros(1, 1, 1, 2), torch.tensor([0, 7]).view(1, 1, 1, 2))
+        counts.compute()
 
 
 def test_a_single_class_is_binary_segmentation() -> None:
     binary = LabelSpace(("tumour",), ((255, 0, 0),), IGNORE, multilabel=True)
     judged = judging(binary)
     counts = judged.counts()
-    counts.update(judged.decide(torch.tensor([1.0, -1, 1, 1]).view(1, 1, 2, 2)), torch.tensor([[[[1, 1], [0, 255]]]]))
+    counts.update(
+        judged.decide(torch.tensor([1.0, -1, 1, 1]).view(1, 1, 2, 2), (2, 2)), torch.tensor([[[[1, 1], [0, 255]]]])
+    )
     assert judged.named_scores(binary)(counts.compute())["iou/tumour"] == pytest.approx(1 / 3)
 
 
@@ -93,7 +97,7 @@ def test_listed_metrics_get_a_label_or_probability_for_each_class() -> None:
     rows = (logits[:, :, 2:].movedim(1, -1).reshape(-1, 3), mask[:, :, 2:].movedim(1, -1).reshape(-1, 3).long())
     for metric, kind in ((MultilabelF1Score(3), "labels"), (MultilabelAUROC(3), "probabilities")):
         listed = ListedMetric(metric, name="score", labels=LAYERS, input=kind)  # pyright: ignore[reportArgumentType]
-        listed.update(logits, mask)
+        listed.update(logits, (logits > 0).to(torch.uint8), mask)
         expected = metric.clone()
         expected.reset()
         expected.update(rows[0].sigmoid(), rows[1])

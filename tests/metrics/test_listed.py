@@ -30,11 +30,11 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_labels_of_valid_pixels() -> None:
     logits, mask = batch()
     listed: Metric = ListedMetric(MulticlassJaccardIndex(3), name="jaccard", labels=LABELS)
-    listed.update(logits, mask)
+    listed.update(logits, logits.argmax(1), mask)
     expected = MulticlassJaccardIndex(3, ignore_index=IGNORE)(logits.argmax(1), mask.long())
     assert listed.compute() == {"jaccard": pytest.approx(expected.item())}
     listed.reset()
-    listed.update(torch.nn.functional.one_hot(mask[:, 2:].long(), 3).movedim(-1, 1).float(), mask[:, 2:])
+    listed.update(logits[:, :, 2:], mask[:, 2:], mask[:, 2:])
     assert listed.compute() == {"jaccard": 1.0}
 
 
@@ -42,7 +42,7 @@ def test_labels_of_valid_pixels() -> None:
 def test_probabilities_of_valid_pixels(kind: type) -> None:
     logits, mask = batch()
     listed = ListedMetric(kind(3), name="score", labels=LABELS, input="probabilities")
-    listed.update(logits, mask)
+    listed.update(logits, logits.argmax(1), mask)
     expected = kind(3, ignore_index=IGNORE)(logits.softmax(1), mask.long())
     assert listed.compute() == {"score": pytest.approx(expected.item(), abs=1e-6)}
 
@@ -53,7 +53,7 @@ def test_names_of_several_numbers() -> None:
     per_class = ListedMetric(MulticlassAccuracy(3, average=None), name="recall", labels=LABELS)
     grouped = ListedMetric(collection, name="accuracy", labels=LABELS)
     for listed in (per_class, grouped):
-        listed.update(logits, mask)
+        listed.update(logits, logits.argmax(1), mask)
     assert list(per_class.compute()) == ["recall/0", "recall/1", "recall/2"]
     found = grouped.compute()
     assert sum(found[f"accuracy/each/{i}"] for i in range(3)) / 3 == pytest.approx(found["accuracy/mean"])
@@ -62,7 +62,7 @@ def test_names_of_several_numbers() -> None:
 def test_a_batch_without_valid_pixels_changes_nothing() -> None:
     logits, mask = batch()
     listed = ListedMetric(MulticlassAccuracy(3), name="accuracy", labels=LABELS)
-    listed.update(logits, mask)
+    listed.update(logits, logits.argmax(1), mask)
     before = listed.compute()
-    listed.update(logits, torch.full_like(mask, IGNORE))
+    listed.update(logits, logits.argmax(1), torch.full_like(mask, IGNORE))
     assert listed.compute() == before

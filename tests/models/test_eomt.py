@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segkit.contracts import ProgressAware, QueryPrediction, UserError, resize_logits
+from segkit.contracts import ProgressAware, QueryPrediction, UserError
 from segkit.losses.set_prediction import SetPredictionLoss
 from segkit.models.eomt import EoMT, semantic_logits
+from segkit.resizing import resize_logits
 
 
 def eomt(name: str = "test_vit", **options: Any) -> EoMT:

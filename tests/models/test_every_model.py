@@ -17,8 +17,9 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from segkit.config import instantiate
-from segkit.contracts import Prediction, resize_logits
+from segkit.contracts import Prediction
 from segkit.models.smp import Decoder
+from segkit.resizing import resize_logits
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

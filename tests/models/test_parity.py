@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import segmentation
 
-from segkit.contracts import resize_logits
 from segkit.models.backbone import TimmBackbone
 from segkit.models.heads.deeplabv3 import DeepLabV3Head
 from segkit.models.heads.fcn import FCNHead
@@ -25,6 +24,7 @@ from segkit.models.heads.segformer import SegFormerHead
 from segkit.models.heads.upernet import UPerHead
 from segkit.models.mit import MixTransformer
 from segkit.models.segmenter import Segmenter
+from segkit.resizing import resize_logits
 
 CLASSES = 21
 RESNET, MOBILENET = partial(TimmBackbone, "resnet50"), partial(TimmBackbone, "mobilenetv3_large_100")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import logging
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,15 +19,21 @@ from mlflow import MlflowClient
 
 from segkit.cli.sync_mlflow import main as sync
 from segkit.contracts import RunInfo, UserError
+from segkit.tracking.courier import courier
 from segkit.tracking.mlflow import MlflowTracker
 from segkit.tracking.null import NullTracker
+from segkit.tracking.run_folder import load_record
 
 INFO = RunInfo(name="a run", params={"seed": 1}, tags={"git.commit": "abc"})
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A courier of its own, as it takes its environment when it starts."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    courier().stop()
+    yield
+    courier().stop()
 
 
 def track(run, uri: str, timeout_s: float = 60.0) -> MlflowTracker:
@@ -133,12 +141,17 @@ def test_a_bad_server_costs_a_bounded_time(run, kind: str, request: pytest.Fixtu
         run.train(step)
         tracker.notify()
     assert time.monotonic() - begun < 1.0
+
+    def tells() -> bool:
+        tracker.notify()
+        return "is tried on" in caplog.text
+
     if kind != "silent":
-        wait_until(lambda: "trying on" in caplog.text)
+        wait_until(tells)
     begun = time.monotonic()
     tracker.finish("completed")
     assert time.monotonic() - begun < 3.5
-    assert caplog.text.count("trying on") <= 1
+    assert caplog.text.count("is tried on") <= 1
     last = caplog.records[-1]
     assert last.levelno == logging.WARNING
     assert f"python scripts/sync_mlflow.py {run.folder}" in last.getMessage()
@@ -188,25 +201,58 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from segkit.contracts import RunInfo
+from segkit.tracking.courier import courier
 from segkit.tracking.mlflow import MlflowTracker
 
 tracker = MlflowTracker(Path(sys.argv[1]), uri=sys.argv[2], every_s=0.1, timeout_s=0.5)
 tracker.start(RunInfo("a run", {}, {}))
-time.sleep(0.5)
-assert "mlflow" not in sys.modules, "the import belongs after the first record"
 tracker.notify()
-while "mlflow" not in sys.modules:
-    time.sleep(0.1)
+print(courier().pid)
 time.sleep(float(sys.argv[3]))
 tracker.finish("completed")
+assert "mlflow" not in sys.modules
 print(time.time())
 """
 
 
-def test_mlflow_comes_late_and_does_not_keep_the_process(run, silent: str):
-    command = [sys.executable, "-c", SCRIPT, str(run.folder), silent, "3"]
+def is_alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_mlflow_stays_out_of_the_process_and_its_own_ends_with_it(run, silent: str):
+    command = [sys.executable, "-c", SCRIPT, str(run.folder), silent, "1"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert time.time() - float(result.stdout) < 5.0
+    pid, ended = result.stdout.split()
+    assert time.time() - float(ended) < 5.0
+    assert not is_alive(int(pid))
+
+
+def test_a_courier_that_is_killed_is_replaced(run, store: str, caplog):
+    tracker = track(run, store)
+    tracker.start(INFO)
+    run.train(1)
+    wait_until(lambda: tracker.run_id is not None)
+    os.kill(courier().pid, signal.SIGKILL)
+    wait_until(lambda: tracker.notify() or courier().pid is None)
+    run.train(2)
+    tracker.finish("completed")
+    assert train_steps(store, tracker.run_id) == [1, 2]
+    assert caplog.text == ""
+
+
+def test_a_process_that_is_killed_leaves_a_killed_run_and_nothing_else(run, store: str):
+    command = [sys.executable, "-c", SCRIPT, str(run.folder), store, "600"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        pid = int(process.stdout.readline())
+        tracker = track(run, store)
+        wait_until(lambda: tracker.run_id is not None)
+        run.train(1, 2, 3)
+        process.kill()
+    wait_until(lambda: not is_alive(pid))
+    assert MlflowClient(store).get_run(tracker.run_id).info.status == "KILLED"
+    assert train_steps(store, tracker.run_id) == [1, 2, 3]
+    assert load_record(run.folder).status == "running", "which is for the next run in this folder to say"
 
 
 def test_a_run_folder_that_cannot_be_written_does_not_stop_the_run(tmp_path: Path, caplog):
@@ -234,7 +280,7 @@ def test_stores_that_say_too_little_are_refused(tmp_path: Path):
 
 def test_a_relative_store_stays_where_it_is_when_the_folder_changes(run, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tracker = MlflowTracker(run.folder, uri="sqlite:///my outputs/mlflow.db")
+    tracker = MlflowTracker(run.folder, uri="sqlite:///my outputs/mlflow.db", timeout_s=120)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     tracker.start(INFO)

@@ -46,6 +46,18 @@ class SingleDevice:
     def backward(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()  # pyright: ignore[reportUnknownMemberType]
 
+    @property
+    def scales_gradients(self) -> bool:
+        """Whether a scaler leaves out steps whose gradients overflow, of its own accord."""
+        return self._scaler.is_enabled()
+
+    def has_finite_gradients(self, optimizer: Optimizer) -> bool:
+        """Whether the gradients at hand are all finite; waits for the device. Overflow is the scaler's own matter."""
+        if self.scales_gradients:
+            return True
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return bool(nn.utils.get_total_norm(gradients).isfinite())
+
     def step(self, optimizer: Optimizer, clip_norm: float | None) -> Tensor | None:
         """One optimizer step on the gradients at hand, which are cleared. The gradient norm if it was clipped."""
         norm = None
