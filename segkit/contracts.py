@@ -193,7 +193,8 @@ class Prediction:
     """
 
     logits: Tensor
-    auxiliary: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    # torch.compile cannot trace dict[str, Tensor] as a factory.
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)  # pyright: ignore[reportUnknownVariableType]
     queries: Sequence[QueryPrediction] = ()
 
 

@@ -50,7 +50,7 @@ class NonFiniteGuard:
 
     def refuses(self, loss: Tensor, optimizer: Optimizer) -> bool:
         """Whether the step is to be skipped; if so, all that the forward and backward pass changed is undone."""
-        if not self._skips or (math.isfinite(float(loss)) and self._strategy.has_finite_gradients(optimizer)):
+        if not self._skips or bool(self._strategy.all_finite(loss, optimizer)):
             return False
         for buffer, before in zip(self._buffers, self._before, strict=True):
             buffer.copy_(before)

@@ -54,6 +54,8 @@ def keep_statistics_when_recomputed(model: nn.Module) -> None:
 
 
 def _hold_statistics(layer: Any, inputs: tuple[Any, ...]) -> None:
+    if torch.compiler.is_compiling():  # recomputation is the compiler's own then, and leaves statistics alone
+        return
     in_backward_pass = torch._C._current_graph_task_id() != -1
     if layer.training and in_backward_pass:
         # Without running statistics PyTorch would save other tensors than in the forward pass, and refuse.

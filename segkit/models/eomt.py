@@ -99,7 +99,10 @@ class EoMT(nn.Module):
         self.stride = tuple(edge // 2**doublings for edge in self.patch)
         self.masked_attention = masked_attention
         self.gradient_checkpointing = gradient_checkpointing
-        self.progress = 0.0
+        # A tensor, which a compiled model takes as it changes; a number would have it compiled anew at every step.
+        self.mask_probabilities: Tensor
+        self.register_buffer("mask_probabilities", torch.empty(joint_blocks), persistent=False)
+        self.set_progress(0.0)
         self.frozen = frozen
         if frozen:
             self.backbone.requires_grad_(False)
@@ -115,15 +118,19 @@ class EoMT(nn.Module):
         return {"queries"}
 
     def set_progress(self, done: float) -> None:
-        self.progress = done
+        probabilities = [self._mask_probability(block, done) for block in range(len(self.mask_probabilities))]
+        for place, probability in zip(self.mask_probabilities, probabilities, strict=True):
+            place.fill_(probability)
+        # Blocks that mask nothing any more attend by a faster kernel.
+        self.masked_blocks = frozenset(block for block, probability in enumerate(probabilities) if probability > 0)
 
-    def mask_probability(self, joint_block: int) -> float:
-        """How likely a query is masked in one of the joint blocks, 0 the first of them.
+    def _mask_probability(self, joint_block: int, done: float) -> float:
+        """How likely a query is masked in one of the joint blocks, 0 the first, when `done` of the run is done.
 
         1, then (1 - t)^0.9 over a share 1 / (L_2 + 2) of the run, then 0; each block begins when the one before
         it is through, the first after one such share. These are the authors' lengths.
         """
-        begun = self.progress * (len(self.backbone.blocks) - self.first_joint + 2) - (joint_block + 1)
+        begun = done * (len(self.backbone.blocks) - self.first_joint + 2) - (joint_block + 1)
         return (1 - min(max(begun, 0.0), 1.0)) ** 0.9
 
     def forward(self, images: Tensor) -> Prediction:
@@ -174,12 +181,11 @@ class EoMT(nn.Module):
 
     def _attention_mask(self, masks_BQhw: Tensor, grid: tuple[int, int], joint_block: int) -> Tensor | None:
         """(B, 1, N, N) bool, which token may look at which: all, but a masked query only at patches of its mask."""
-        probability = self.mask_probability(joint_block)
-        if not self.masked_attention or probability == 0:
+        if not self.masked_attention or joint_block not in self.masked_blocks:
             return None
         masks_BQgp = F.interpolate(masks_BQhw.detach().float(), size=grid, mode="bilinear", align_corners=False)
         batch, num_queries = masks_BQhw.shape[:2]
-        free_BQ1 = torch.rand(batch, num_queries, 1, device=masks_BQhw.device) >= probability
+        free_BQ1 = torch.rand(batch, num_queries, 1, device=masks_BQhw.device) >= self.mask_probabilities[joint_block]
         to_patches_BQN = (masks_BQgp > 0).flatten(2) | free_BQ1
         # Queries may always look at each other and at the prefix; the other tokens at everything.
         seen_BQN = F.pad(to_patches_BQN, (num_queries + self.prefix, 0), value=True)

@@ -25,6 +25,8 @@ STATEFUL = (
     "scheduler.scheduler.threshold=1.0 scheduler.scheduler.factor=0.5 scheduler.warmup_steps=2 "
     "trainer.max_epochs=3 trainer.evaluate.every_steps=2"
 ).split()
+
+
 class StopsBefore:
     """Training data that sends the signal of a scheduler ahead of one of the steps."""
 

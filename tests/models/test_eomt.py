@@ -120,7 +120,7 @@ def test_masks_are_annealed_one_block_after_another() -> None:
     }
     for done, probabilities in expected.items():
         model.set_progress(done)
-        assert (model.mask_probability(0), model.mask_probability(1)) == pytest.approx(probabilities)
+        assert model.mask_probabilities.tolist() == pytest.approx(probabilities)
     assert model._attention_mask(torch.zeros(1, 6, 8, 8), (2, 2), 0) is None
 
 

@@ -51,12 +51,12 @@ class SingleDevice:
         """Whether a scaler leaves out steps whose gradients overflow, of its own accord."""
         return self._scaler.is_enabled()
 
-    def has_finite_gradients(self, optimizer: Optimizer) -> bool:
-        """Whether the gradients at hand are all finite; waits for the device. Overflow is the scaler's own matter."""
+    def all_finite(self, loss: Tensor, optimizer: Optimizer) -> Tensor:
+        """Whether `loss` and the gradients at hand are finite, a bool scalar. Overflow is the scaler's own matter."""
         if self.scales_gradients:
-            return True
+            return loss.isfinite()
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        return bool(nn.utils.get_total_norm(gradients).isfinite())
+        return loss.isfinite() & nn.utils.get_total_norm(gradients).isfinite()
 
     def step(self, optimizer: Optimizer, clip_norm: float | None) -> Tensor | None:
         """One optimizer step on the gradients at hand, which are cleared. The gradient norm if it was clipped."""
