@@ -25,6 +25,7 @@ from segkit.data.statistics import Counted, count
 from segkit.data.views import faults_of
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import write_json
+from segkit.errors import printable
 from segkit.tracking import data_page
 
 log = logging.getLogger(__name__)
@@ -260,7 +261,7 @@ def show(report: Report) -> None:
         for kind, places in findings.items():
             CONSOLE.print(Text(f"\n{len(places)} {kind}:", style))
             for place in places[:SHOWN]:
-                CONSOLE.print(Text(f"  {place}"))
+                CONSOLE.print(Text(printable(f"  {place}")))
             if len(places) > SHOWN:
                 CONSOLE.print(f"  ... and {len(places) - SHOWN} more", highlight=False)
     CONSOLE.print()

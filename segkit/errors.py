@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: control characters but line breaks and tabs, and halves of letters.
+
+    Names of files and classes come from data, and end up in messages.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c in "\n\t" or c.isprintable() or (c.isspace() and c > "\x9f") else ascii(c)[1:-1] for c in text
+    )
+
+
 class UserError(ValueError):
     """The user's input is at fault: a config key, a data file, a checkpoint offered.
 
@@ -11,6 +23,9 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class DataError(UserError):
@@ -24,6 +39,9 @@ class RunFailure(RuntimeError):
     """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class Interrupted(Exception):

@@ -43,6 +43,7 @@ def run(config: DictConfig, folder: Path) -> float:
 def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluation:
     """One evaluation, with whatever the training used where `settings` replace nothing."""
     replaced = {name: value for name, value in settings.dataset.items() if value is not None}
+    replaced = _own_cache(trained, "dataset", settings) | replaced
     make_source = trained.build("dataset", overrides=replaced, supplied=SUPPLIED["dataset"])
     source: SampleSource = _splitting(trained, settings)(make_source, settings.split)
     check_files(source)
@@ -84,7 +85,14 @@ def _splitting(trained: TrainedRun, settings: EvaluateScriptSettings) -> Splitti
     if "split" not in trained.config:  # written before there were any but the data set's own
         return Official()
     moved = {} if settings.split_folder is None else {"folder": settings.split_folder}
+    moved |= _own_cache(trained, "split", settings)
     return trained.build("split", overrides=moved, supplied=SUPPLIED["split"])
+
+
+def _own_cache(trained: TrainedRun, key: str, settings: EvaluateScriptSettings) -> dict[str, str]:
+    """The cache of this machine in place of a stored one: where files are written is not for a checkpoint to say."""
+    stored = trained.config[key].get("cache_dir")
+    return {} if stored is None else {"cache_dir": str(Path(settings.paths["output_dir"]) / "cache")}
 
 
 def _show(evaluation: Evaluation, trained: TrainedRun) -> None:

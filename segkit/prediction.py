@@ -18,7 +18,8 @@ from rich.progress import track
 from segkit.config import instantiate
 from segkit.config.schema import PredictScriptSettings, checked
 from segkit.contracts import DataError, LabelSpace, UserError
-from segkit.data.reading import SUFFIXES, UnusableError, read_image
+from segkit.data.content import UnusableError
+from segkit.data.reading import SUFFIXES, read_image
 from segkit.engine.progress import CONSOLE
 from segkit.trained import load_trained_model
 
@@ -69,7 +70,8 @@ def find_images(source: Path) -> dict[Path, Path]:
         return {Path(source.name): source}
     if not source.is_dir():
         raise UserError(f"input={source}: no such file or folder")
-    found = {p.relative_to(source): p for p in sorted(source.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    paths = (path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    found = {path.relative_to(source): path for path in paths}
     if not found:
         raise UserError(f"input={source}: no images in this folder; allowed: {', '.join(sorted(SUFFIXES))}")
     return found

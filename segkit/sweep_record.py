@@ -183,9 +183,6 @@ def note(study: optuna.Study, name: str) -> str:
 
 def _link(trial: FrozenTrial) -> str:
     folder = trial.user_attrs.get(FOLDER)
-    try:
-        page = delivery.page(Path(folder)) if isinstance(folder, str) else None
-    except Exception:  # MLflow is away
-        page = None
+    page = delivery.page(Path(folder)) if isinstance(folder, str) else None
     text = parameters_line(trial)
     return f"[{text}]({page})" if page else text

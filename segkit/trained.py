@@ -18,7 +18,7 @@ from segkit.config import instantiate
 from segkit.contracts import LabelSpace, Prediction, Predictor
 from segkit.engine import checkpoint
 from segkit.engine.strategy.base import Precision, SingleDevice
-from segkit.errors import UserError
+from segkit.errors import UserError, printable
 from segkit.metrics.judging import judging
 
 
@@ -85,7 +85,7 @@ class TrainedRun:
         weights = self.content["model"] if ema is None else ema["model"]
         try:
             model.load_state_dict(weights)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{self.path}: the weights do not fit the model of the stored config: {error}") from None
         return model.eval()
 
@@ -99,12 +99,16 @@ def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
     try:
         config, labels = json.loads(content["config"]), content["labels"]
         space = LabelSpace(
-            tuple(labels["names"]),
+            tuple(printable(str(name)) for name in labels["names"]),
             tuple((r, g, b) for r, g, b in labels["colors"]),
             int(labels["ignore_index"]),
             bool(labels.get("multilabel", False)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        if any(not isinstance(config[part], dict) for part in ("model", "dataset", "predictor", "trainer")):
+            raise TypeError("its parts are no nodes")
+        if missing := {"model", "precision", "state"} - content.keys():
+            raise KeyError(*sorted(missing))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None
     return TrainedRun(file, content, config, space, tuple(trust))
 
@@ -138,12 +142,19 @@ def as_trained_model(
     return TrainedModel(model, make_predictor(model), strategy, run.labels, in_channels)
 
 
-def _forget_pretrained_weights(node: dict[str, Any]) -> None:
+WEIGHT_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+"""Arguments of timm that name files and addresses to load."""
+
+
+def _forget_pretrained_weights(node: Any) -> None:
     """The checkpoint brings all weights: nothing is to be fetched, and no file of the training machine is needed."""
-    for value in node.values():
-        if isinstance(value, dict):
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, dict | list):
             _forget_pretrained_weights(value)
-    if node.get("pretrained"):
-        node["pretrained"] = False
-    if "weights" in node:
-        node["weights"] = None
+    if isinstance(node, dict):
+        if node.get("pretrained"):
+            node["pretrained"] = False
+        if "weights" in node:
+            node["weights"] = None
+        for name in WEIGHT_FILES:
+            node.pop(name, None)

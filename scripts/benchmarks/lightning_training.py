@@ -53,7 +53,7 @@ class Folder(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image = cv2.cvtColor(cv2.imread(str(self.images[index])), cv2.COLOR_BGR2RGB)
+        image = cv2.imread(str(self.images[index]), cv2.IMREAD_COLOR_RGB)
         mask = cv2.imread(str(self.masks / self.images[index].name), cv2.IMREAD_UNCHANGED)
         sample = self.transform(image=image, mask=mask)
         return sample["image"], sample["mask"].long()

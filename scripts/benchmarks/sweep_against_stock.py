@@ -164,8 +164,8 @@ def main() -> None:
             flush=True,
         )
     print(
-        f"to the plugin's final best, over {len(options.seeds)} seeds: {our_total.steps / total.steps:.2f} of its steps, "
-        f"{our_total.seconds / total.seconds:.2f} of its trial time"
+        f"to the plugin's final best, over {len(options.seeds)} seeds: "
+        f"{our_total.steps / total.steps:.2f} of its steps, {our_total.seconds / total.seconds:.2f} of its trial time"
     )
 
 

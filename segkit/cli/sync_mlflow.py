@@ -7,6 +7,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from segkit.tracking.run_folder import Destination
 
 ATTEMPTS = 3
 """Tries a folder, a second apart: enough for a locked database, short for a server that is down."""
@@ -33,9 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"no such folder: {', '.join(missing)}; give run folders or folders above them", file=sys.stderr)
         return 2
     results: dict[Path, tuple[str, str]] = {}
+    down: dict[Destination, str] = {}
     try:
         for folder in _run_folders(folders):
-            results[folder] = _sync(folder)
+            results[folder] = _sync(folder, down)
     except KeyboardInterrupt:
         _print_table(results)
         print("interrupted; the rest is still waiting", file=sys.stderr)
@@ -50,28 +55,33 @@ def _run_folders(folders: Sequence[Path]) -> list[Path]:
     return sorted({record.parent for folder in folders for record in folder.rglob(RUN_INFO)})
 
 
-def _sync(folder: Path) -> tuple[str, str]:
-    """Outcome and detail for one run folder."""
-    from segkit.tracking.delivery import deliver, reason
+def _sync(folder: Path, down: dict[Destination, str]) -> tuple[str, str]:
+    """Outcome and detail for one run folder. Adds to the stores that are `down`, which are not waited for again."""
+    from segkit.tracking.delivery import deliver
     from segkit.tracking.run_folder import close_if_killed, held_alone, is_delivered, load_progress
+    from segkit.tracking.store import connect, reason
 
     with held_alone(folder) as alone:
         if not alone:
             return "running", "left to the run itself"
         record = close_if_killed(folder)
-        if record is None:
-            return "not delivered", "run_info.json cannot be read"
-        progress = load_progress(folder)
-        if progress is not None and is_delivered(folder, record, progress):
-            return "complete", progress.run_id or ""
-        problem = ""
-        for attempt in range(ATTEMPTS):
-            time.sleep(min(attempt, 1))
-            try:
-                return "delivered", deliver(folder).run_id or ""
-            except Exception as error:  # whatever it is, the other folders still have their turn
-                problem = f"{record.destination.uri}: {reason(error)}"
-        return "not delivered", problem
+    if record is None:
+        return "not delivered", "run_info.json cannot be read"
+    progress = load_progress(folder)
+    if progress is not None and is_delivered(folder, record, progress):
+        return "complete", progress.run_id or ""
+    connected, problem = False, down.get(record.destination, "")
+    for attempt in range(0 if problem else ATTEMPTS):
+        time.sleep(min(attempt, 1))
+        try:
+            connect(record.destination)
+            connected = True
+            return "delivered", deliver(folder).run_id or ""
+        except Exception as error:  # whatever it is, the other folders still have their turn
+            problem = f"{record.destination.uri}: {reason(error)}"
+    if not connected:
+        down[record.destination] = problem
+    return "not delivered", problem
 
 
 def _print_table(results: dict[Path, tuple[str, str]]) -> None:

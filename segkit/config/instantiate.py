@@ -29,11 +29,28 @@ ALLOWED_MODULES = (
     "segkit.metrics.",
     "segkit.models.",
     "segkit.predict.",
-    "albumentations.augmentations.",
+    "albumentations.augmentations.blur.",
+    "albumentations.augmentations.crops.",
+    "albumentations.augmentations.dropout.",
+    "albumentations.augmentations.geometric.",
+    "albumentations.augmentations.pixel.",
     "albumentations.core.composition.",
-    "torchmetrics.",
+    "torchmetrics.aggregation.",
+    "torchmetrics.classification.",
+    "torchmetrics.collections.",
+    "torchmetrics.nominal.",
+    "torchmetrics.regression.",
+    "torchmetrics.segmentation.",
+    "torchmetrics.wrappers.",
 )
-"""Where the classes named by a stored config must be defined; the module of the class itself counts."""
+"""Where the classes named by a stored config must be defined; the module of the class itself counts.
+
+Of the libraries those parts that compute and nothing else: torchmetrics' text, image and multimodal metrics load
+models by name or path, and Albumentations' mixing and text transforms read pictures and fonts by path.
+"""
+
+REFUSED_MODULES = ("segkit.data.decoded_cache.", "segkit.data.worker_process.", "segkit.data.workers.")
+"""Those of our own that write files or change the process, and are no part of a config."""
 
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 Node = Mapping[str, Any]
@@ -60,6 +77,8 @@ def locate(target: str, key: str) -> Callable[..., Any]:
             if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
                 continue
             raise ConfigError(f"{key}={target}: importing {module_name} failed: {error}") from error
+        except (ValueError, TypeError):  # no name of a module: empty, relative, or with a zero byte
+            continue
         for part in parts[length:]:
             found = getattr(found, part, None)
         if callable(found):
@@ -172,7 +191,8 @@ def check_trusted(config: Any, key: str, trust: Sequence[str] = ()) -> None:
         if not name.startswith(tuple({p.split(".")[0] + "." for p in prefixes})):
             raise ConfigError(refusal)
         target = locate(name, f"{node_key}._target_")
-        if not inspect.isclass(target) or not f"{target.__module__}.".startswith(prefixes):
+        home = f"{getattr(target, '__module__', '')}."
+        if not inspect.isclass(target) or not home.startswith(prefixes) or home.startswith(REFUSED_MODULES):
             raise ConfigError(refusal)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from segkit.data.content import UnusableError, read_text
+from segkit.errors import printable
 
 FILES = (
     "classes.txt class_names.txt labels.txt label_names.txt names.txt label_colors.txt labelmap.txt label_map.txt "
@@ -17,6 +20,9 @@ NOT_A_CLASS = frozenset(
 )
 NESTED = ("classes", "labels", "names", "class_names", "categories", "label_map")
 HEADER = frozenset("name class label r g b red green blue id index color colour class_name label_name".split())
+
+MOST_BYTES = 2**22
+"""Of a file of class names; a larger one holds something else."""
 
 Color = tuple[int, int, int]
 
@@ -41,12 +47,12 @@ def find_class_names(root: Path) -> tuple[list[NamedClass], Path | None]:
         there = [path for path in folder.iterdir() if path.name.lower() in known and path.is_file()]
         for file in sorted(there, key=lambda path: known[path.name.lower()]):
             try:
-                text = file.read_text(encoding="utf-8-sig")
+                text = read_text(file, MOST_BYTES)
                 classes = _from_json(json.loads(text)) if file.suffix.lower() == ".json" else _from_lines(text)
-            except (OSError, ValueError):
+            except (UnusableError, ValueError, RecursionError):
                 continue
             if classes:
-                return classes, file
+                return [replace(entry, name=printable(entry.name)) for entry in classes], file
     return [], None
 
 

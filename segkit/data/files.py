@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.contracts import DataError, Sample, UserError
+from segkit.data.content import UnusableError, read_text
 from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, inspected
 from segkit.data.label_map import ColorMap, LabelMap, listed
 from segkit.data.pairing import Keyed, Pairs, key_of, leads_outside
-from segkit.data.reading import SUFFIXES, UnusableError, is_turned, read_color_mask, read_image, read_layers, read_mask
+from segkit.data.reading import SUFFIXES, is_turned, read_color_mask, read_image, read_layers, read_mask
 from segkit.data.source import Source, rgb
 
 ReadT = TypeVar("ReadT")
@@ -204,10 +205,7 @@ class Files(Source):
         Raises UserError where there is no such list or nothing in it, DataError for a name that leads out.
         """
         path = self.require_file(self.base / name)
-        try:
-            lines = path.read_text("utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read: {error}") from None
+        lines = self._read(read_text, path).splitlines()
         names = [line.strip().replace("\\", "/").removeprefix("./") for line in lines]
         outside = [name for name in names if leads_outside(name)]
         if outside:

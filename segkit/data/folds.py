@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segkit.contracts import UserError
+from segkit.data.content import MAX_TEXT_BYTES, UnusableError, read_content
 from segkit.data.statistics import Counted
 from segkit.data.stratification import stratified
 from segkit.data.views import shown
@@ -79,11 +80,10 @@ def _joined(groups: Sequence[str], contents: Sequence[str]) -> list[int]:
 def read_list(file: Path) -> list[str]:
     """The names in a list, one a line; empty lines do not count. Raises UserError."""
     try:
-        names = [
-            line for line in file.read_text(encoding="utf-8", errors="surrogateescape").split("\n") if line.strip()
-        ]
-    except OSError as error:
-        raise UserError(f"{file}: no list of samples here ({error.strerror})") from None
+        text = read_content(file, MAX_TEXT_BYTES).decode("utf-8", errors="surrogateescape")
+    except UnusableError as error:
+        raise UserError(f"{file}: no list of samples here ({error})") from None
+    names = [line for line in text.split("\n") if line.strip()]
     if not names:
         raise UserError(f"{file}: the list is empty")
     return [name.removesuffix("\r") for name in names]

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.content import UnusableError
 from segkit.data.file_list import MISSING, FileList
-from segkit.data.reading import UnusableError
 
 LIMIT = 20
 COLUMNS = 80
@@ -185,6 +185,9 @@ def _load(cache_file: Path | None) -> dict[str, NDArray[Any]] | None:
     if cache_file is None:
         return None
     try:
+        with zipfile.ZipFile(cache_file) as parts:
+            if sum(part.file_size for part in parts.infolist()) > cache_file.stat().st_size:
+                return None  # compressed, which `_save` never does
         with np.load(cache_file, allow_pickle=False) as arrays:
             known = {name: arrays[name] for name in ("text", "name_starts", "status", "sizes", "ids", "starts")}
         number = len(known["sizes"])
@@ -195,7 +198,7 @@ def _load(cache_file: Path | None) -> dict[str, NDArray[Any]] | None:
             and known["name_starts"][-1] == len(known["text"])
         )
         return known if sound else None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, IndexError, zipfile.BadZipFile):
+    except Exception:  # NumPy raises whatever a damaged file makes Python raise
         return None
 
 

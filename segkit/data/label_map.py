@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.contracts import LabelSpace, UserError
-from segkit.data.reading import UnusableError
+from segkit.data.content import UnusableError
 
 NO_CLASS = np.iinfo(np.int32).min
 

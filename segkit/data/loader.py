@@ -11,6 +11,7 @@ import numpy as np
 
 from segkit.contracts import Batch, DataError, LabelSpace, ReadingTransform, SampleSource, Transform, UserError
 from segkit.data.collating import collate_equal_sizes, collate_runs
+from segkit.data.equal_sizes import equal_sizes
 from segkit.data.keyed_samples import AugmentedSamples, OnError, PlainSamples
 from segkit.data.workers import Workers
 
@@ -110,10 +111,11 @@ class TrainLoader:
 
 
 class EvaluationLoader:
-    """One pass over a split in its own order, samples as they are; implements `contracts.EvaluationData`.
+    """One pass over a split, samples as they are; implements `contracts.EvaluationData`.
 
-    Neighbours of the same size share a batch of at most `batch_size`; a change of size starts a new one. With
-    `on_error="skip"` samples with a file that cannot be used are left out, logged and counted.
+    Samples of the same size share batches of `batch_size`, wherever in the split they are, as `equal_sizes` says: the
+    order is the split's own where all have one size. With `on_error="skip"` samples with a file that cannot be used
+    are left out, logged and counted.
     """
 
     def __init__(
@@ -132,6 +134,8 @@ class EvaluationLoader:
         self.name = source.name
         self.samples_skipped = 0
         self._num_samples = len(source)
+        self._batch_size = batch_size
+        self._pin_memory = pin_memory
         self._workers = Workers(
             PlainSamples(source, on_error),
             _Groups(self._num_samples, batch_size),
@@ -145,11 +149,16 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.samples_skipped = 0
+        for batch in equal_sizes(self._runs(), self._batch_size):
+            yield batch.pin_memory() if self._pin_memory and not batch.images.is_pinned() else batch
+        if self._num_samples and self.samples_skipped == self._num_samples:
+            raise DataError(f"not one of the {self._num_samples} samples of the {self.split} split could be used")
+
+    def _runs(self) -> Iterator[Batch]:
+        """Neighbours of one size."""
         for batches, skipped in self._workers:
             self.samples_skipped += _logged(skipped)
             yield from batches
-        if self._num_samples and self.samples_skipped == self._num_samples:
-            raise DataError(f"not one of the {self._num_samples} samples of the {self.split} split could be used")
 
     def __len__(self) -> int:
         return self._num_samples

@@ -13,7 +13,8 @@ from PIL import Image
 
 from segkit.contracts import DataError
 from segkit.data.class_names import Color, NamedClass
-from segkit.data.reading import UnusableError, read_color_mask, read_mask
+from segkit.data.content import UnusableError
+from segkit.data.reading import read_color_mask, read_mask
 from segkit.data.source import palette
 
 MOST_CLASSES = 256

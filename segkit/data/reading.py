@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,38 +17,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from segkit.data.content import MAX_PIXELS, UnusableError, read_content
+
 if TYPE_CHECKING:
     import tifffile
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 SUFFIXES = PICTURES | {".npy"}
 MASK_FORMATS = ("PNG", "TIFF", "BMP")
+FORMATS = (*MASK_FORMATS, "JPEG", "WEBP")
 ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 COLOR_MODES = frozenset({"RGB", "RGBA", "P", "L", "1"})
 # Pillow widens grey of 2 and 4 bits to the full range of 8; these factors undo it.
 WIDENED = {"L;2": 85, "L;4": 17}
-MAX_PIXELS = 2**27
-"""A file of few bytes can declare any size; more than this (11585x11585) is not decoded."""
+INFLATION = 1032
+"""The most bytes that one byte of Deflate can stand for."""
+SPARE_BYTES = 2**26
+"""What inflating may take at a time, whatever the size of the image."""
 TOO_LARGE = f"files of more than the {MAX_PIXELS} pixels that are decoded; cut them into tiles"
+UNCOMPRESSED, DEFLATE = (1, 32773), (8, 32946, 50013)  # PackBits stand for 64 times as many bytes at most
+INFLATED = "TIFF files that hold more than they say, as if to fill the memory"
+NOT_READ = "TIFF compressed in a way that is not read; store it with Deflate or none"
+DAMAGED_ARRAY = "arrays that hold objects, or are damaged or cut off"
 NOT_AN_IMAGE = "not an image, or damaged or cut off"
 NOT_A_MASK = "not a PNG, TIFF, BMP or NPY mask, or damaged or cut off"
 
 # The bound is held before anything is decoded, so Pillow need not warn of sizes below it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-class UnusableError(Exception):
-    """Why a file cannot be used, without its name: whoever has a name for it adds that.
-
-    Attributes:
-        kind: the same words for all files with this fault.
-        detail: what is particular to this file.
-    """
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
-        self.kind = kind
-        self.detail = detail
 
 
 def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
@@ -58,7 +55,7 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
     1 colours become grey. Any other number must be that of the file: arrays (.npy) and TIFF files may have
     any. Raises UnusableError.
     """
-    content = _content(path)
+    content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
         return _as_image(_channels_last(_array(content), channels), channels)
     size = _declared_size(content)
@@ -71,7 +68,9 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
     # Decoded from memory: on some systems OpenCV does not open names outside the local code page.
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags.get(channels, cv2.IMREAD_UNCHANGED))
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from None
         image = None
     if image is None:
         raise UnusableError(NOT_AN_IMAGE)
@@ -87,7 +86,7 @@ def read_mask(path: Path) -> NDArray[Any]:
 
     Palette masks give their indices, never their colours. Raises UnusableError.
     """
-    content = _content(path)
+    content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
         ids = _array(content)
         if ids.ndim != 2 or ids.dtype.kind not in "bui":
@@ -109,11 +108,15 @@ def read_mask(path: Path) -> NDArray[Any]:
 
 def read_color_mask(path: Path) -> NDArray[np.int32]:
     """The colours (H, W) of a mask file as numbers 0xRRGGBB. Raises UnusableError."""
-    with _opened_mask(_content(path)) as image:
+    with _opened_mask(read_content(path)) as image:
         if image.mode not in COLOR_MODES:
             raise UnusableError(f"masks stored as {image.mode} instead of RGB class colours of 8 bits")
-        rgb = np.asarray(image.convert("RGB")).astype(np.int32)
-    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+        rgb = np.asarray(image.convert("RGB"))
+    colors = rgb[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        colors <<= 8
+        colors |= rgb[..., channel]
+    return colors
 
 
 def read_layers(path: Path, num_layers: int) -> NDArray[np.uint8]:
@@ -122,7 +125,7 @@ def read_layers(path: Path, num_layers: int) -> NDArray[np.uint8]:
     An array (.npy) or TIFF with the channels last or first, or a PNG of that many channels; one class may
     leave the channels out. Raises UnusableError.
     """
-    content = _content(path)
+    content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
         layers = _array(content)
     elif content.startswith((b"II", b"MM")):
@@ -147,15 +150,8 @@ def is_turned(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # Pillow raises whatever damaged EXIF makes Python raise
         return False
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UnusableError(f"cannot be read: {error.strerror}") from None
 
 
 def _within_bounds(height: int, width: int) -> None:
@@ -170,12 +166,12 @@ def _declared_size(content: bytes) -> tuple[int, int] | None:
     if content.startswith(b"\xff\xd8"):
         return _jpeg_size(content)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return image.height, image.width
     except Image.DecompressionBombError:
         raise UnusableError(TOO_LARGE) from None
-    except (OSError, SyntaxError, ValueError):
-        # Pillow knows fewer kinds of TIFF than are read here.
+    except Exception:  # Pillow raises whatever a damaged file makes Python raise
+        # And it knows fewer kinds of TIFF than are read here.
         return (0, 0) if content.startswith((b"II", b"MM")) else None
 
 
@@ -201,12 +197,14 @@ def _array(content: bytes) -> NDArray[Any]:
         version = np.lib.format.read_magic(file)
         read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
         shape, _, dtype = read_header(file)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
-            raise UnusableError("arrays that hold objects, or are damaged or cut off")
+        if dtype.kind not in "buif" or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+            raise UnusableError(DAMAGED_ARRAY)
         file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, KeyError, EOFError):
-        raise UnusableError("arrays that hold objects, or are damaged or cut off") from None
+    except UnusableError:
+        raise
+    except Exception:  # NumPy reads the header as Python, and raises whatever that does
+        raise UnusableError(DAMAGED_ARRAY) from None
 
 
 def _channels_last(array: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -239,7 +237,24 @@ def _tiff(content: bytes) -> NDArray[Any] | None:
         if math.prod(series.shape) > 4 * MAX_PIXELS:  # as many values as of four channels
             raise UnusableError(TOO_LARGE, str(series.shape))
         _within_bounds(series.keyframe.imagelength, series.keyframe.imagewidth)
+        for page in series.pages:
+            if page is not None:
+                _refuse_inflation(page, content)
         return series.asarray()
+
+
+def _refuse_inflation(page: Any, content: bytes) -> None:
+    """Raise UnusableError for a page whose parts decompress to more than it has pixels: tifffile would do so."""
+    kind = int(page.keyframe.compression)
+    if kind not in (*UNCOMPRESSED, *DEFLATE) and importlib.util.find_spec("imagecodecs") is None:
+        raise UnusableError(NOT_READ)
+    declared = math.prod(page.keyframe.chunks) * page.keyframe.dtype.itemsize
+    if kind not in DEFLATE or max(page.databytecounts, default=0) * INFLATION <= max(declared, SPARE_BYTES):
+        return
+    for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        inflated = zlib.decompressobj().decompress(content[start : start + length], declared + 1)
+        if len(inflated) > declared:
+            raise UnusableError(INFLATED)
 
 
 @contextmanager
@@ -247,13 +262,13 @@ def _as_tiff(content: bytes) -> Iterator[tifffile.TiffFile]:
     import tifffile  # a tenth of a second, and most data has no TIFF
 
     try:
-        with tifffile.TiffFile(io.BytesIO(content)) as file:
+        with tifffile.TiffFile(io.BytesIO(content), _multifile=False) as file:
             yield file
-    except UnusableError:
+    except (UnusableError, MemoryError):
         raise
     except Exception as error:  # tifffile raises whatever a damaged file makes Python raise
         if "imagecodecs" in str(error):
-            raise UnusableError("TIFF compressed in a way that is not read; store it with Deflate or none") from None
+            raise UnusableError(NOT_READ) from None
         raise UnusableError(NOT_AN_IMAGE) from None
 
 
@@ -262,12 +277,14 @@ def _opened_mask(content: bytes) -> Iterator[ImageFile.ImageFile]:
     try:
         size = _declared_size(content)
         _within_bounds(*(size or (0, 0)))
-        with Image.open(io.BytesIO(content), formats=(*MASK_FORMATS, "JPEG", "WEBP")) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.format in ("JPEG", "WEBP") or image.info.get("compression") == "jpeg":
                 lossy = "WebP" if image.format == "WEBP" else "JPEG"
                 raise UnusableError(f"{lossy} masks: their compression changes ids; use PNG or TIFF")
             yield image
-    except (OSError, SyntaxError, ValueError):
+    except (UnusableError, MemoryError):
+        raise
+    except Exception:  # Pillow raises whatever a damaged file makes Python raise
         raise UnusableError(NOT_A_MASK) from None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from segkit.contracts import UserError
+from segkit.data.content import MAX_TEXT_BYTES, UnusableError, read_content
 from segkit.data.file_list import files_below
 from segkit.data.pairing import key_of, same_spelling
 from segkit.data.reading import SUFFIXES
@@ -213,7 +214,11 @@ def _lists(root: Path, by_split: Mapping[SplitName, list[Pair]]) -> Layout | Non
             split = SPLIT_WORDS.get(file.stem.lower())
             if split is None or split in found:
                 continue
-            lines = [line.split() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+            try:
+                text = read_content(file, MAX_TEXT_BYTES).decode("utf-8", errors="replace")
+            except UnusableError:
+                continue
+            lines = [line.split() for line in text.splitlines()]
             listed = [below[key] for line in lines if line and (key := key_of(posixpath.basename(line[0]))) in below]
             if listed and len(listed) >= 0.5 * sum(map(bool, lines)):
                 found[split], names[f"{split}_split"] = listed, file.stem

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
+from segkit.data.content import UnusableError, read_content
 from segkit.data.files import Files
 from segkit.data.pairing import Pairs, chosen
-from segkit.data.reading import UnusableError
+
+MOST_BYTES = 2**26
+"""Of a file, and of what a compressed part of it stands for: a hundred times as many as SBD's own have."""
+COMPRESSED = 15  # "MAT-File Format", MathWorks, table 1-1
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -33,12 +40,25 @@ class Sbd(Files):
 
     def raw_mask(self, path: Path) -> NDArray[Any]:
         """The field GTcls.Segmentation of a MATLAB file, (H, W) uint8."""
+        content = read_content(path, MOST_BYTES)
         try:
-            mask = loadmat(path, variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"]
-        except OSError as error:
-            raise UnusableError(f"cannot be read: {error.strerror}") from None
+            _refuse_inflation(content)
+            mask = loadmat(io.BytesIO(content), variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"]
         except Exception:  # SciPy raises whatever a damaged file makes Python raise
             raise UnusableError("not a MATLAB file with GTcls.Segmentation, or damaged or cut off") from None
         if mask.ndim != 2 or mask.dtype != np.uint8:
             raise UnusableError("masks that are no array (H, W) of 8 bits", f"{mask.dtype} {mask.shape}")
         return mask
+
+
+def _refuse_inflation(content: bytes) -> None:
+    """Raise ValueError for a MATLAB file with a part that decompresses to more than `MOST_BYTES`."""
+    order = "<" if content[126:128] == b"IM" else ">"
+    place = 128
+    while place + 8 <= len(content):
+        kind, length = struct.unpack_from(f"{order}II", content, place)
+        place += 8 + length
+        if kind == COMPRESSED:
+            inflated = zlib.decompressobj().decompress(content[place - length : place], MOST_BYTES + 1)
+            if len(inflated) > MOST_BYTES:
+                raise ValueError("holds more than it says")

@@ -13,8 +13,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,6 +27,8 @@ from pydantic import BaseModel, ConfigDict
 
 from segkit.contracts import LabelSpace, Sample, SampleSource, UserError
 from segkit.data.views import leaf
+from segkit.data.worker_process import end_with
+from segkit.errors import RunFailure
 
 CHUNK = 8
 """Samples that one call to a process counts: large against the cost of the call, small against what a kill loses."""
@@ -230,7 +230,9 @@ def _counted(
             for chunk, future in zip(chunks, waiting, strict=True):
                 yield chunk, future.result()
         except BrokenProcessPool as error:
-            raise RuntimeError("a process that reads the data died; if memory ran out, use fewer processes") from error
+            raise RunFailure(
+                "a process that reads the data died; if nobody killed it, memory ran out: use fewer processes"
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -251,14 +253,8 @@ def _prepare_process(source: SampleSource, parent: int) -> None:
     _source = source
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
     # A parent that was killed cannot tell its pool to end, and the pool would wait for work for ever.
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    end_with(parent, by_signal=False)
 
 
 def _count_chunk(tasks: Sequence[tuple[int, str]]) -> list[SampleFacts | str]:
@@ -281,7 +277,7 @@ def _load(file: Path | None) -> Mapping[str, SampleFacts]:
                 entry = json.loads(line)
                 name = entry.pop("name")
                 known[name] = SampleFacts.model_validate(entry)
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue
     return known
 

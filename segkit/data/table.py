@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit.contracts import DataError, UserError
+from segkit.data.content import UnusableError, read_text
 from segkit.data.file_list import FileList
 from segkit.data.files import Files
 from segkit.data.inspection import Faults
@@ -55,7 +56,7 @@ class CsvTable(Files):
     def _rows(self, path: Path, split: str) -> Iterator[tuple[int, str, str]]:
         """Line, image and mask of the rows of a split. Raises UserError or DataError for what is missing."""
         try:
-            text = path.read_text("utf-8-sig")
+            text = read_text(path)
             reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=text.partition("\n")[0].count))
             columns = list(reader.fieldnames or ())
             for key in ("image_column", "mask_column", "split_column"):
@@ -70,7 +71,7 @@ class CsvTable(Files):
                     names = ((row[column] or "").strip() for column in (self.image_column, self.mask_column))
                     image, mask = (self._below_base(name, f"{path}, line {reader.line_num}") for name in names)
                     yield reader.line_num, image, mask
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except (UnusableError, csv.Error) as error:
             raise DataError(f"{path}: not a table that can be read: {error}") from None
         if split not in splits:
             raise UserError(
@@ -82,7 +83,8 @@ class CsvTable(Files):
         """A path of the table relative to the base, if it lies below it. Raises DataError where it has to."""
         below = posixpath.relpath(name, self.base) if posixpath.isabs(name) else name
         if not leads_outside(below):
-            return below
+            # Without its `..`, which at the end of a link would lead to the parent of what that leads to.
+            return posixpath.normpath(below) if below else below
         if not self.allow_outside:
             raise DataError(
                 f"{place}: {name!r} leads out of dataset.root; allowed: paths below it, or dataset.allow_outside=true"
@@ -115,7 +117,7 @@ class Finder:
         by_key: dict[str, list[str]] = {}
         try:
             names = [path.name for path in (self.base / folder).iterdir()]
-        except OSError:
+        except (OSError, ValueError):  # also for a name that holds a zero byte
             names = []
         for name in names:
             by_key.setdefault(key_of(name), []).append(name)

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from segkit.data.worker_faults import shortage
 
-IDLE = -1.0
+IDLE, STARTING = -1.0, -2.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -31,17 +31,23 @@ class Board:
 
     def clear(self) -> None:
         for worker in range(len(self._notes) // 2):
-            self.note(worker, None)
+            self._note(worker, STARTING)
 
     def note(self, worker: int, sample: int | None) -> None:
         """Say that `worker` begins with the sample of that number, or waits for work."""
+        self._note(worker, IDLE if sample is None else sample)
+
+    def _note(self, worker: int, number: float) -> None:
         self._notes[2 * worker + 1] = time.monotonic()
-        self._notes[2 * worker] = IDLE if sample is None else sample
+        self._notes[2 * worker] = number
+
+    def has_started(self, worker: int) -> bool:
+        return self._notes[2 * worker] != STARTING
 
     def sample(self, worker: int) -> int | None:
         """The number of the sample that `worker` is at; None: it waits for work."""
         number = self._notes[2 * worker]
-        return None if number == IDLE else int(number)
+        return None if number < 0 else int(number)
 
     def since(self, worker: int) -> float:
         """When that began, in monotonic seconds, which are the same for all processes of a machine."""
@@ -105,7 +111,8 @@ class Preparation:
             since Linux takes that thread for the parent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, board: Board) -> None:
+        self.board = board
         self.parent = os.getpid()
         self.by_signal = False
 
@@ -117,6 +124,7 @@ class Preparation:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         end_with(self.parent, by_signal=self.by_signal)
+        self.board.note(worker, None)
 
 
 def end_with(parent: int, *, by_signal: bool) -> None:

@@ -22,8 +22,11 @@ from segkit.errors import RunFailure
 TICK_S = 1.0
 """How often the watch looks at the workers."""
 
+START_S = 120.0
+"""Longest that workers may take to start: where they are not forked, each imports everything anew."""
+
 QUICK_S = 2.0
-"""A worker that is at one sample for longer is not waited for when workers are ended."""
+"""How long workers that are ended may take to get done with their current sample."""
 
 
 class Workers:
@@ -65,7 +68,7 @@ class Workers:
         self._waiting_since: float | None = None
         self._stopped: dict[int, float] = {}
         self._board = Board(num_workers)
-        self._preparation = Preparation()
+        self._preparation = Preparation(self._board)
         self._loader = DataLoader(
             Reporting(dataset, self._board, name),
             batch_sampler=groups,
@@ -160,11 +163,12 @@ class Workers:
     def hanging(self, since: float) -> RunFailure | None:
         """What to tell of a worker that hangs, if one does; times before `since`, monotonic, do not count."""
         now, limit = time.monotonic(), self._timeout_s
-        newest, is_busy = since, False
+        newest, is_busy, have_started = since, False, True
         for number, process in enumerate(self._processes):
             began = max(since, self._board.since(number))
             newest = max(newest, began)
             is_reading = self._board.sample(number) is not None
+            have_started &= self._board.has_started(number)
             if state(process.pid) in ("T", "t"):
                 began = max(since, self._stopped.setdefault(number, now))
             else:
@@ -174,7 +178,7 @@ class Workers:
                 return hang(number, process.pid, self._sample(number), now - began, limit)
         if not is_busy and self._waiting_since is not None:
             idle = now - max(newest, self._waiting_since)
-            if idle > limit:
+            if idle > (limit if have_started else max(limit, START_S)):
                 return no_batch(idle, limit)
         return None
 
@@ -204,11 +208,12 @@ class _ChildHandler:
 
     def __init__(self, previous: Any) -> None:
         self.previous = previous
+        self.owner = os.getpid()
 
     def __call__(self, number: int, frame: Any) -> None:
         if _ending:
             return
-        workers = list(_open)
+        workers = list(_open) if os.getpid() == self.owner else []  # a forked process has inherited this
         for one in workers:
             one.failure = one.failure or one.dead()
         failures = [one.failure for one in workers if one.failure is not None]
@@ -238,7 +243,7 @@ def _watch(reference: weakref.ref[Workers]) -> None:
 
 
 def _end(iterators: list[Any], board: Board, owner: int) -> None:
-    """End the workers of PyTorch's `iterators`: those that hang at once, the others after their current batch."""
+    """End the workers of PyTorch's `iterators`, those that do not hang after their current batch."""
     global _ending
     if os.getpid() != owner:  # a copy of the list in a forked process
         return
@@ -246,10 +251,7 @@ def _end(iterators: list[Any], board: Board, owner: int) -> None:
     try:
         while iterators:
             iterator = iterators.pop()
-            for number, process in enumerate(iterator._workers):
-                is_slow = board.sample(number) is not None and time.monotonic() - board.since(number) > QUICK_S
-                if is_slow or state(process.pid) in ("T", "t"):
-                    process.kill()
+            _kill_hanging(iterator._workers, board)
             # PyTorch offers no public way to end workers before the garbage collector does.
             iterator._shutdown_workers()
             for process in iterator._workers:
@@ -257,6 +259,24 @@ def _end(iterators: list[Any], board: Board, owner: int) -> None:
                 process.join(QUICK_S)
     finally:
         _ending -= 1
+
+
+def _kill_hanging(processes: list[Any], board: Board) -> None:
+    """Kill those that do not get done with their current sample in a moment: PyTorch would wait for each of them."""
+    began = time.monotonic()
+
+    def hanging() -> list[Any]:
+        return [
+            process
+            for number, process in enumerate(processes)
+            if exit_status(process) is None
+            and (state(process.pid) in ("T", "t") or (board.sample(number) is not None and board.since(number) < began))
+        ]
+
+    while hanging() and time.monotonic() - began < QUICK_S:
+        time.sleep(0.02)
+    for process in hanging():
+        process.kill()
 
 
 def _in_main_thread() -> bool:

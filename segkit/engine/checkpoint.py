@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,7 @@ def read(path: Path) -> Content:
 
 def _open(path: Path, *, mmap: bool) -> dict[str, Any]:
     try:
+        _refuse_compressed(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's guesses at what other kind of file it may be
             envelope = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -151,6 +153,15 @@ def _open(path: Path, *, mmap: bool) -> dict[str, Any]:
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return text[0][:160] if text else type(error).__name__
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise ValueError for a file that is no zip of stored parts: compressed ones could fill the memory."""
+    if not path.is_file() and path.exists():
+        raise ValueError("not a regular file")
+    with path.open("rb") as file, zipfile.ZipFile(file) as parts:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
+            raise ValueError("it is compressed, which segkit's checkpoints never are")
 
 
 def newest(folder: Path) -> tuple[Path, Content] | None:

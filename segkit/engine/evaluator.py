@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segkit.contracts import Batch, EvaluationData, Loss, Metric, Prediction, Predictor
+from segkit.engine import heap
 from segkit.engine.strategy.base import SingleDevice
+
+# Sizes of batches after which memory is given back to the system.
+SIZES_HELD = 16
 
 
 class Confusion(Protocol):
@@ -86,6 +90,7 @@ class Evaluator:
         losses: list[tuple[int, dict[str, Tensor]]] = []
         shown = self._shown()
         panels: dict[str, tuple[Batch, Tensor]] = {}
+        sizes: set[torch.Size] = set()
         done = 0
         with _without_search():
             for host_batch in self.data:
@@ -100,6 +105,10 @@ class Evaluator:
                         panels[id] = _alone(host_batch, index), predicted[index].clone()
                 done += len(batch)
                 on_batch(done)
+                if batch.images.shape not in sizes:
+                    sizes.add(batch.images.shape)
+                    if len(sizes) % SIZES_HELD == 0:
+                        heap.give_back()
         counts = confusion.compute()
         scores = self.scores(counts)
         for metric in self.metrics.values():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segkit.contracts import UserError
 from segkit.models.backbone import Backbone, FeatureInfo, Sizing
-from segkit.models.timm_source import CONNECT_SECONDS, cannot_fetch
+from segkit.models.timm_source import CONNECT_SECONDS, cannot_fetch, refuse_compressed
 
 NAMES = tuple(f"mit_b{size}" for size in range(6))
 
@@ -92,6 +92,7 @@ def load_weights(net: Any, name: str, weights: str | None) -> None:
     path = Path(_fetch(name)) if weights is None else Path(weights)
     if not path.is_file():
         raise UserError(f"backbone.weights={weights}: no such file")
+    refuse_compressed(str(path))
     try:
         state = load_state_dict(str(path), weights_only=True)
         first = "patch_embed1.proj.weight"

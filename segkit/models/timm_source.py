@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def _check_name(name: str) -> None:
 def _read_weights(weights: str, name: str) -> dict[str, Any]:
     if not Path(weights).is_file():
         raise UserError(f"backbone.weights={weights}: no such file")
+    refuse_compressed(weights)
     try:
         state = load_state_dict(weights, weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes the readers raise
@@ -100,6 +102,17 @@ def _read_weights(weights: str, name: str) -> dict[str, Any]:
     classifier = config.classifier if config is not None else None
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     return {key: value for key, value in state.items() if not key.startswith(tuple(f"{n}." for n in names))}
+
+
+def refuse_compressed(weights: str) -> None:
+    """Raise UserError for a zip file with compressed parts, which PyTorch never writes: they could fill the memory."""
+    try:
+        with zipfile.ZipFile(weights) as parts:
+            is_compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # safetensors, or what the reader of zip files refuses too
+    if is_compressed:
+        raise UserError(f"backbone.weights={weights} is compressed; allowed: a file that torch.save has written")
 
 
 def _cached_or_fetchable(name: str) -> str | None:

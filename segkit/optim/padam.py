@@ -1,5 +1,8 @@
 """Padam, a partially adaptive Adam."""
 
+# PyTorch's own optimizers are written with its foreach functions, private as their names are.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -10,6 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from segkit.contracts import UserError
+
+MOMENTS = ("first", "second", "largest_second")
 
 
 class Padam(Optimizer):
@@ -45,23 +50,35 @@ class Padam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._update(parameters, group)
         return loss
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        states = [self._state(parameter) for parameter in parameters]
+        first, second, largest = ([state[name] for state in states] for name in MOMENTS)
+        beta1, beta2 = group["betas"]
+        # One kernel for many parameters where the device has such kernels.
+        gradients = torch._foreach_add(
+            [p.grad for p in parameters if p.grad is not None], parameters, alpha=group["weight_decay"]
+        )
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
+        torch._foreach_maximum_(largest, second)
+        scales = torch._foreach_div(largest, [1 - beta2 ** state["step"] for state in states])
+        torch._foreach_sqrt_(scales)
+        torch._foreach_add_(scales, group["eps"])
+        torch._foreach_pow_(scales, 2 * group["partial"])
+        step_sizes = [-group["lr"] / (1 - beta1 ** state["step"]) for state in states]
+        torch._foreach_addcdiv_(parameters, first, scales, step_sizes)
+
+    def _state(self, parameter: Tensor) -> dict[str, Any]:
         state = self.state[parameter]
         if not state:
             state["step"] = 0
-            for name in ("first", "second", "largest_second"):
+            for name in MOMENTS:
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         state["step"] += 1
-        beta1, beta2 = group["betas"]
-        gradient = gradient.add(parameter, alpha=group["weight_decay"])
-        state["first"].lerp_(gradient, 1 - beta1)
-        state["second"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        torch.maximum(state["largest_second"], state["second"], out=state["largest_second"])
-        scale = (state["largest_second"] / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
-        step_size = group["lr"] / (1 - beta1 ** state["step"])
-        parameter.addcdiv_(state["first"], scale.pow_(2 * group["partial"]), value=-step_size)
+        return state

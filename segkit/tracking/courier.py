@@ -84,24 +84,26 @@ class Courier:
         return self._news.pop(str(folder.absolute()), [])
 
     def finish(self, folder: Path, every_s: float, wait_s: float) -> str | None:
-        """Deliver what is left of `folder`, waiting at most `wait_s`; what is wrong if not everything has arrived."""
+        """Deliver what is left of `folder`, waiting at most `wait_s`; what is wrong if not everything has arrived.
+
+        What could not be delivered by then still may be, as long as this process lives.
+        """
         deadline = time.monotonic() + wait_s
-        key = str(folder.absolute())
-        self._news.pop(key, None)
+        self._news.pop(str(folder.absolute()), None)
         self._order(folder, every_s, finish=True)
+        problem = None
         while self._process is not None:
             assert self._process.stdout is not None
             left = deadline - time.monotonic()
             if left <= 0:
-                self.stop()  # whatever it hangs in, the next run begins with a new one
-                return f"it did not take everything within {wait_s:g} s"
+                return problem or f"it did not take everything within {wait_s:g} s"
             poll = select.poll()
             poll.register(self._process.stdout, select.POLLIN)
             poll.poll(1000 * left)
             for news in self.news(folder):
+                problem = news.error
                 if news.state == "ended":
-                    self._folders.discard(key)
-                    return news.error
+                    return problem
         return "the process that delivers to it has died"
 
     def stop(self) -> None:

@@ -3,8 +3,8 @@
 stdin:  orders, a JSON object a line: {"folder": PATH, "every_s": SECONDS, "finish": whether the run has ended}
 stdout: news, a JSON object a line:   {"folder": PATH, "state": failing | caught up | ended, "error": TEXT or null}
 
-It needs nobody to end it: when the parent has gone, however that was, the runs that it left open are
-delivered once more, as killed unless their folder says how they ended, within `LAST_PASS_S`.
+It needs nobody to end it: when the parent has gone, however that was, the runs that it left open are delivered
+once more, as killed unless their folder says how they ended, within `LAST_PASS_S`.
 """
 
 from __future__ import annotations
@@ -16,104 +16,109 @@ import select
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-from segkit.tracking.delivery import deliver, import_mlflow, reason
+from segkit.tracking.delivery import deliver
+from segkit.tracking.store import import_mlflow, reason
 
-LAST_PASS_S = 15.0
+LAST_PASS_S = 10.0
 LONGEST_PAUSE_S = 60.0
+TOLD_AFTER = 2
+"""The first failure is often a passing one: a locked database, a server just restarting."""
+
 ATTEMPTS_AT_THE_END = 3
 """A second apart: enough for a locked database, short for a server that is down."""
 
 
-@dataclass
-class _Run:
-    """A run folder that is being delivered; `due` is the time of its next pass on the monotonic clock."""
+class _Run(threading.Thread):
+    """Delivers one run folder: a pass every `every_s` seconds, rarer while MLflow fails, until the run is over.
 
-    folder: Path
-    every_s: float
-    due: float = 0.0
-    failures: int = 0
-    finishing: bool = False
+    Each run has a thread, so that a call to MLflow that never returns keeps no other run waiting.
+    """
 
+    def __init__(self, folder: str, every_s: float) -> None:
+        super().__init__(daemon=True)
+        self._folder = folder
+        self._every_s = every_s
+        self._wake = threading.Event()
+        self._finishing = False
+        self._orphaned = False
+        self._failures = 0
 
-class _Orders:
-    """Lines from stdin, as they come."""
+    def finish(self) -> None:
+        """The folder says how the run ended: deliver it to the end."""
+        self._finishing, self._failures = True, 0
+        self._wake.set()
 
-    def __init__(self) -> None:
-        self._unread = b""
-        self.ended = False
+    def orphan(self) -> None:
+        """Nobody will say how the run ended: one last pass."""
+        self._orphaned = True
+        self._wake.set()
 
-    def wait(self, seconds: float) -> list[bytes]:
-        """Whole lines that have come, waiting up to `seconds` for the first."""
-        readable, _, _ = select.select([sys.stdin.fileno()], [], [], max(0.0, seconds))
-        if not readable:
-            return []
-        received = os.read(sys.stdin.fileno(), 1 << 16)
-        self.ended = not received
-        *lines, self._unread = (self._unread + received).split(b"\n")
-        return lines
+    def run(self) -> None:
+        while True:
+            self._wake.clear()
+            # Read first, so that the pass sees what was written before they were set.
+            orphaned, finishing = self._orphaned, self._finishing
+            try:
+                deliver(Path(self._folder), run_is_over=orphaned)
+                problem = None
+            except Exception as error:
+                problem = reason(error)
+            if orphaned:
+                return
+            if problem is None and self._failures >= TOLD_AFTER:
+                self._tell("caught up", None)
+            self._failures = 0 if problem is None else self._failures + 1
+            if finishing and self._failures in (0, ATTEMPTS_AT_THE_END):
+                self._tell("ended", problem)
+                return
+            if problem is not None and (finishing or self._failures == TOLD_AFTER):
+                self._tell("failing", problem)
+            self._wake.wait(1.0 if finishing else min(self._every_s * 2**self._failures, LONGEST_PAUSE_S))
+
+    def _tell(self, state: str, error: str | None) -> None:
+        line = json.dumps({"folder": self._folder, "state": state, "error": error}) + "\n"
+        with contextlib.suppress(OSError):  # the parent has just gone
+            os.write(sys.stdout.fileno(), line.encode())
 
 
 def main(parent: int) -> None:
     """Serve the process `parent` as long as it lives."""
-    threading.Thread(target=_outlive_briefly, args=(parent,), daemon=True).start()
+    threading.Thread(target=_import_early, daemon=True).start()
+    runs: dict[str, _Run] = {}
+    for line in _orders(parent):
+        order = json.loads(line)
+        folder = order["folder"]
+        if folder not in runs or not runs[folder].is_alive():
+            runs[folder] = _Run(folder, order["every_s"])
+            runs[folder].start()
+        if order["finish"]:
+            runs[folder].finish()
+    deadline = time.monotonic() + LAST_PASS_S
+    for run in runs.values():
+        run.orphan()
+    for run in runs.values():
+        run.join(max(0.0, deadline - time.monotonic()))
+    os._exit(0)  # whatever still hangs
+
+
+def _orders(parent: int) -> Iterator[bytes]:
+    """Lines from stdin, until the parent has gone."""
+    unread = b""
+    # Data workers are forked from the parent and hold the pipe open after its death.
+    while os.getppid() == parent:
+        readable, _, _ = select.select([sys.stdin.fileno()], [], [], 1.0)
+        if not readable:
+            continue
+        received = os.read(sys.stdin.fileno(), 1 << 16)
+        if not received:
+            return
+        *lines, unread = (unread + received).split(b"\n")
+        yield from lines
+
+
+def _import_early() -> None:
     with contextlib.suppress(Exception):  # what is wrong with it is told when there is a run to deliver
         import_mlflow()
-    runs: dict[str, _Run] = {}
-    orders = _Orders()
-    while not orders.ended and os.getppid() == parent:
-        next_due = min((run.due for run in runs.values()), default=float("inf"))
-        for line in orders.wait(min(1.0, next_due - time.monotonic())):
-            order = json.loads(line)
-            run = runs.setdefault(order["folder"], _Run(Path(order["folder"]), order["every_s"]))
-            if order["finish"]:
-                run.finishing, run.failures, run.due = True, 0, 0.0
-        due = [run for run in runs.values() if run.due <= time.monotonic()]
-        # One at a time, so that the orders that came meanwhile are seen; first what somebody waits for.
-        for run in sorted(due, key=lambda run: (not run.finishing, run.due))[:1]:
-            if _pass(run):
-                del runs[str(run.folder)]
-    for run in runs.values():
-        with contextlib.suppress(Exception):
-            deliver(run.folder, run_is_over=True)
-
-
-def _pass(run: _Run) -> bool:
-    """Deliver what is new, and set the time of the next pass; whether there is none."""
-    try:
-        deliver(run.folder)
-    except Exception as error:
-        run.failures += 1
-        if run.finishing:
-            if run.failures == ATTEMPTS_AT_THE_END:
-                _tell(run, "ended", reason(error))
-                return True
-        elif run.failures == 2:  # the first is often a passing one: a locked database, a server just restarting
-            _tell(run, "failing", reason(error))
-        pause = 1.0 if run.finishing else min(run.every_s * 2**run.failures, LONGEST_PAUSE_S)
-        run.due = time.monotonic() + pause
-        return False
-    if run.finishing:
-        _tell(run, "ended", None)
-        return True
-    if run.failures >= 2:
-        _tell(run, "caught up", None)
-    run.failures = 0
-    run.due = time.monotonic() + run.every_s
-    return False
-
-
-def _tell(run: _Run, state: str, error: str | None) -> None:
-    line = json.dumps({"folder": str(run.folder), "state": state, "error": error}) + "\n"
-    with contextlib.suppress(OSError):  # the parent has just gone
-        os.write(sys.stdout.fileno(), line.encode())
-
-
-def _outlive_briefly(parent: int) -> None:
-    """End this process soon after its parent, also when a call to MLflow never returns."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    time.sleep(LAST_PASS_S)
-    os._exit(1)

@@ -13,6 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from segkit.tracking.names import as_drawn
+
 SPLIT_COLORS = {"train": "#1f5a96", "val": "#d0812a", "test": "#23795b"}
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -133,7 +135,8 @@ def _class_figure(report: Report) -> Figure:
     left.set_xscale("log")
     left.set_xlabel("share of the labelled pixels, %")
     right.set_xlabel("images that hold the class, %")
-    left.set_yticks(range(len(shown)), [name if len(name) <= 24 else f"{name[:23]}…" for name in shown], fontsize=8)
+    short = [as_drawn(name if len(name) <= 24 else f"{name[:23]}…") for name in shown]
+    left.set_yticks(range(len(shown)), short, fontsize=8)
     left.invert_yaxis()
     handles, labels = left.get_legend_handles_labels()
     right.legend(handles, labels, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)

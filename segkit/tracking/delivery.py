@@ -8,19 +8,12 @@ found again by its key.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
-import os
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import filelock
 
 from segkit.tracking import names
 from segkit.tracking.run_folder import (
@@ -38,9 +31,9 @@ from segkit.tracking.run_folder import (
     records_from,
     save_progress,
 )
+from segkit.tracking.store import connect
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 Item = TypeVar("Item")
@@ -58,23 +51,10 @@ STATUS = {
     "killed": "KILLED",
 }
 
-LOCKED_DATABASE_S = 5.0
-"""How long a locked SQLite file is waited for."""
-
 KEY = "segkit_key"
 """Tag of an MLflow run: the `Progress.key` of the folder that speaks for it."""
 
 NOT_A_METRIC = {"kind", "split", "step", "epoch", "time"}
-
-ENVIRONMENT = {
-    # Delivery has its own retries; MLflow's default is to try one call for four minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-"""Defaults for MLflow's own settings; what the user has set in the environment stands."""
 
 
 def deliver(folder: Path, *, run_is_over: bool = False) -> Progress:
@@ -100,73 +80,12 @@ def deliver(folder: Path, *, run_is_over: bool = False) -> Progress:
         return delivery.progress
 
 
-def reason(error: BaseException) -> str:
-    """What is wrong, in a line: of an error of the network or the disk the innermost, which says it in few words."""
-    told = error
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-        if isinstance(error, OSError | sqlite3.Error) and str(error):
-            told = error
-    lines = str(told).strip().splitlines()
-    return lines[0][:300] if lines else type(told).__name__
-
-
 def page(folder: Path) -> str | None:
     """Where in MLflow's UI the run of `folder` stands, from the UI's own address on; None if it is not there yet."""
     progress = load_progress(folder)
     if progress is None or progress.run_id is None or progress.experiment_id is None:
         return None
     return f"#/experiments/{progress.experiment_id}/runs/{progress.run_id}"
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite URI; None for any other store."""
-    scheme, _, rest = uri.partition("://")
-    if scheme.partition("+")[0] != "sqlite":
-        return None
-    return Path(rest.removeprefix("/").partition("?")[0])
-
-
-@functools.cache
-def _connect(destination: Destination) -> tuple[MlflowClient, str]:
-    """A client and the id of the experiment, which is made if need be."""
-    make_client = import_mlflow()
-    with _store_lock(destination):
-        _probe(destination)
-        client = make_client(tracking_uri=destination.uri)
-        experiment = client.get_experiment_by_name(destination.experiment)
-        if experiment is not None:
-            return client, experiment.experiment_id
-        return client, client.create_experiment(destination.experiment, destination.artifact_location)
-
-
-def import_mlflow() -> type[MlflowClient]:
-    """The class of MLflow's clients, once MLflow is imported, which takes seconds."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):  # they announce every table of a fresh store
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient
-
-
-def _probe(destination: Destination) -> None:
-    """Raise sqlite3.Error for a file that is locked or no database: MLflow would try it for two minutes."""
-    file = sqlite_file(destination.uri)
-    if file is None or not file.exists():
-        return
-    with contextlib.closing(sqlite3.connect(file, timeout=LOCKED_DATABASE_S)) as database:
-        database.execute("SELECT count(*) FROM sqlite_master")
-
-
-def _store_lock(destination: Destination) -> AbstractContextManager[object]:
-    """Keeps processes that open a fresh SQLite store at once out of each other's schema migration."""
-    file = sqlite_file(destination.uri)
-    if file is None:
-        return nullcontext()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(file.with_name(f".{file.name}.lock"))
 
 
 class _Delivery:
@@ -176,7 +95,7 @@ class _Delivery:
         self.folder = folder
         self.record = record
         self.progress = _progress_towards(record.destination, folder)
-        self.client, self.experiment_id = _connect(record.destination)
+        self.client, self.experiment_id = connect(record.destination)
         self.progress.experiment_id = self.experiment_id
 
     @property

@@ -17,6 +17,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from segkit.tracking.names import as_drawn
 from segkit.tracking.run_folder import is_number, records_from
 
 MOST_CLASSES_WITH_NUMBERS = 20
@@ -58,11 +59,12 @@ def _heat_map(
     # Confusions are small shares; under the square root they are told from nothing.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest", aspect=aspect)
     size = 8.0 if numbered else max(3.5, min(8.0, 60.0 * height / num_classes))
-    axes.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 8 else 45, fontsize=size)
+    titles = list(map(as_drawn, columns))
+    axes.set_xticks(range(len(columns)), titles, rotation=90 if len(columns) > 8 else 45, fontsize=size)
     if len(columns) <= 8:
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(num_classes), rows, fontsize=size)
+    axes.set_yticks(range(num_classes), list(map(as_drawn, rows)), fontsize=size)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from segkit.contracts import RunInfo, UserError
 from segkit.tracking.courier import courier
-from segkit.tracking.delivery import sqlite_file
 from segkit.tracking.run_folder import Destination, RunRecord, is_delivered, load_progress, load_record, save_record
+from segkit.tracking.store import sqlite_file
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,6 @@ class MlflowTracker:
             try:
                 problem = courier().finish(self._folder, self._every_s, wait_s)
             except KeyboardInterrupt:
-                courier().stop()
                 problem = "not waited for, after Ctrl-C"
             if not is_delivered(self._folder, record, load_progress(self._folder)):
                 log.warning(

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from segkit.errors import printable
+
 MAX_KEY = 250
 MAX_PARAM_VALUE = 6000
 MAX_TAG_VALUE = 5000
@@ -50,3 +52,8 @@ def as_params(params: Mapping[str, Any]) -> dict[str, str]:
 def as_tags(tags: Mapping[str, str]) -> dict[str, str]:
     names = sanitised(tags)
     return {names[key]: shortened(value, MAX_TAG_VALUE) for key, value in tags.items()}
+
+
+def as_drawn(text: str) -> str:
+    """A name from data as matplotlib has to be given it: between two dollars it would read a formula."""
+    return printable(text).replace("$", r"\$")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segkit.contracts import LabelSpace
+from segkit.tracking.names import as_drawn
 
 DPI = 100
 CELL = 400
@@ -62,7 +63,7 @@ def panel(rows: Sequence[PanelRow], labels: LabelSpace, path: Path) -> None:
         _write(figure, title, GAP + column * column_width, HEADER // 2, fontweight="bold", fontsize=11)
     top = HEADER
     for row, pictures in zip(rows, cells, strict=True):
-        _write(figure, _title(row, labels), GAP, top + ROW_TITLE // 2, fontsize=9, color="0.3")
+        _write(figure, as_drawn(_title(row, labels)), GAP, top + ROW_TITLE // 2, fontsize=9, color="0.3")
         top += ROW_TITLE
         for column, picture in enumerate(pictures):
             # Pixel for pixel, so that nothing is blurred between the array and the file.
@@ -109,7 +110,7 @@ def _legend(present: Sequence[int], labels: LabelSpace) -> list[Patch]:
     def patch(color: Sequence[int], label: str, **style: Any) -> Patch:
         short = label if len(label) <= 18 else f"{label[:17]}…"
         red, green, blue = (channel / 255.0 for channel in color)
-        return Patch(facecolor=(red, green, blue), edgecolor="0.6", linewidth=0.5, label=short, **style)
+        return Patch(facecolor=(red, green, blue), edgecolor="0.6", linewidth=0.5, label=as_drawn(short), **style)
 
     classes = [patch(labels.colors[index], labels.names[index]) for index in present]
     return [*classes, patch(STRIPES[0], "ignored", hatch="////"), patch(ERROR, "wrong")]

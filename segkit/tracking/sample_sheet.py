@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segkit.contracts import LabelSpace, Sample
+from segkit.tracking.names import as_drawn
 
 DPI = 100
 CELL = 260
@@ -55,7 +56,7 @@ def sheet(rows: Sequence[SheetRow], labels: LabelSpace, path: Path, *, opacity: 
     top = HEADER
     for row, drawn, tall in zip(rows, pictures, heights, strict=True):
         shape = row.original.image.shape
-        title = f"{row.original.id}   {shape[1]}x{shape[0]}"
+        title = as_drawn(f"{row.original.id}   {shape[1]}x{shape[0]}")
         figure.text(GAP / width, 1 - (top + ROW_TITLE / 2) / height, title, va="center", fontsize=9, color="0.3")
         top += ROW_TITLE
         for column, picture in enumerate(drawn):
@@ -120,7 +121,7 @@ def _legend(present: Sequence[int], labels: LabelSpace) -> list[Patch]:
     def patch(color: Sequence[int], label: str, **style: Any) -> Patch:
         short = label if len(label) <= 18 else f"{label[:17]}…"
         red, green, blue = (channel / 255.0 for channel in color)
-        return Patch(facecolor=(red, green, blue), edgecolor="0.6", linewidth=0.5, label=short, **style)
+        return Patch(facecolor=(red, green, blue), edgecolor="0.6", linewidth=0.5, label=as_drawn(short), **style)
 
     classes = [patch(labels.colors[index], labels.names[index]) for index in present]
     return [*classes, patch(STRIPES[0], "ignored", hatch="////")]

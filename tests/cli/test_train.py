@@ -153,7 +153,8 @@ def test_help_config_and_completion_answer_without_pytorch(tmp_path: Path):
             line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")
         }
         assert "hydra" in imported
-        assert not imported & {"torch", "numpy", "mlflow", "albumentations", "cv2"}
+        packages = {name.partition(".")[0] for name in imported}
+        assert not packages & {"torch", "numpy", "mlflow", "albumentations", "cv2", "pydantic", "optuna"}
 
 
 def test_help_explains_itself_within_80_columns_and_lists_the_groups(tmp_path: Path):

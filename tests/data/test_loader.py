@@ -384,15 +384,16 @@ def test_training_needs_a_sample() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_evaluation_keeps_order_and_sizes(num_workers: int) -> None:
+def test_samples_of_one_size_share_a_batch_wherever_they_are(num_workers: int) -> None:
     source = Numbered(9, sizes={4: 5, 5: 5})
     loader = EvaluationLoader(source, split="val", batch_size=3, num_workers=num_workers)
     assert (loader.split, len(loader), loader.labels) == ("val", 9, LABELS)
+    assert loader.name(7) == "images/7.png"
     for _ in range(2):
         batches = list(loader)
-        # Groups 012, 345 and 678; the second holds a change of size.
-        assert [batch.ids for batch in batches] == [("0", "1", "2"), ("3",), ("4", "5"), ("6", "7", "8")]
-        assert [batch.images.shape[-2] for batch in batches] == [2, 2, 5, 2]
+        assert [batch.ids for batch in batches] == [("0", "1", "2"), ("3", "6", "7"), ("8",), ("4", "5")]
+        assert [batch.images.shape[-2] for batch in batches] == [2, 2, 2, 5]
+        assert all(str(int(batch.images[i, 0, 0, 0])) == id for batch in batches for i, id in enumerate(batch.ids))
     loader.close()
     assert children() == []
 

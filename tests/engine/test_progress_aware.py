@@ -7,20 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
-from segkit.config import instantiate
-from segkit.config.schema import RootSettings, checked
 from segkit.contracts import Batch, ProgressAware, TrainingData
-from segkit.engine.run_folder import RunFolder
 from segkit.engine.trainer import Trainer
 from segkit.errors import Interrupted
-from segkit.experiment import build
-from tests.conftest import REPOSITORY, losses, records
+from tests.conftest import losses, records
+from tests.engine.in_process import finish, trainer_of
 
 # Masks drawn at random and annealed, points drawn at random, and a rate that falls after every evaluation but the
 # first, as no score gains 1.0: twelve steps, evaluated after every second.
@@ -30,27 +25,6 @@ STATEFUL = (
     "scheduler.scheduler.threshold=1.0 scheduler.scheduler.factor=0.5 scheduler.warmup_steps=2 "
     "trainer.max_epochs=3 trainer.evaluate.every_steps=2"
 ).split()
-TINY = (
-    "backbone=timm dataset.image_size=32 dataset.crop_size=32 dataset.num_train=16 dataset.num_val=2 tracker=none "
-    "trainer.batch_size=4 trainer.evaluate.panel_samples=0 "
-    "trainer.precision=fp32 trainer.device=cpu trainer.progress=off"
-).split()
-
-
-def trainer_of(folder: Path, *arguments: str) -> Trainer:
-    OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
-    with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        values = instantiate.plain(hydra.compose("train", [*TINY, *arguments]))
-    trainer, _ = build(values, checked(RootSettings, values), RunFolder(folder), {})
-    return trainer
-
-
-def finish(trainer: Trainer) -> None:
-    trainer.data.close()
-    trainer.evaluator.data.close()
-    trainer.recording.folder.close()
-
-
 class StopsBefore:
     """Training data that sends the signal of a scheduler ahead of one of the steps."""
 

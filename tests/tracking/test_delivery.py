@@ -14,7 +14,7 @@ import mlflow.artifacts
 import pytest
 from mlflow import MlflowClient
 
-from segkit.tracking.delivery import deliver
+from segkit.tracking.delivery import deliver, page
 from segkit.tracking.run_folder import is_delivered, load_progress, load_record, save_record
 
 fork = multiprocessing.get_context("fork")
@@ -57,6 +57,14 @@ def test_everything_in_the_folder_arrives(run, store: str):
     assert artifact(store, run_id, "panels/val.png") == "picture"
     assert artifact(store, run_id, "summary.json") == "{}"
     assert is_delivered(run.folder, load_record(run.folder), load_progress(run.folder))
+
+
+def test_the_page_of_a_run_is_known_without_asking(run, store: str, make_run):
+    run.begin(store)
+    run_id = deliver(run.folder).run_id
+    experiment = MlflowClient(store).get_experiment_by_name("segkit").experiment_id
+    assert page(run.folder) == f"#/experiments/{experiment}/runs/{run_id}"
+    assert page(make_run("elsewhere").folder) is None
 
 
 def artifact(store: str, run_id: str, path: str) -> str:

@@ -1,6 +1,8 @@
 import fcntl
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,18 @@ def test_one_bad_folder_does_not_stop_the_others(make_run, store: str, tmp_path:
     assert "run_info.json cannot be read" in output
     assert "http://127.0.0.1:1" in output
     assert load_progress(good.folder).run_id in output
+
+
+def test_a_silent_store_is_waited_for_once_not_once_a_folder(make_run, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(sync_mlflow, "ATTEMPTS", 1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for number in range(5):
+            make_run(f"run{number}").begin(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        assert main([str(tmp_path)]) == 1
+        assert time.monotonic() - begun < 8
+    assert capsys.readouterr().out.count("timed out") == 5
 
 
 def test_wrong_input_and_nothing_to_do(tmp_path: Path, capsys):

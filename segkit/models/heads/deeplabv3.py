@@ -30,9 +30,11 @@ class ASPP(nn.Module):
         self.project = conv_norm_relu((len(rates) + 2) * out_channels, out_channels, 1)
 
     def forward(self, map_BChw: Tensor) -> Tensor:
+        # First, so that its gradient comes last: the sum of the gradients has the memory format of the first one,
+        # and this one's is not channels-last.
+        pooled_BChw = self.pooled(map_BChw).expand(-1, -1, *map_BChw.shape[-2:])
         views = [branch(map_BChw) for branch in self.branches]
-        views.append(self.pooled(map_BChw).expand(-1, -1, *map_BChw.shape[-2:]))
-        return self.project(torch.cat(views, dim=1))
+        return self.project(torch.cat([*views, pooled_BChw], dim=1))
 
 
 class DeepLabV3Head(nn.Module):

@@ -1,0 +1,37 @@
+"""Runs in the test's own process: PyTorch is imported once, and what a run is made of can be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import OmegaConf
+
+from segkit.config import instantiate
+from segkit.config.schema import RootSettings, checked
+from segkit.engine.run_folder import RunFolder
+from segkit.engine.trainer import Trainer
+from segkit.experiment import build
+from tests.conftest import REPOSITORY
+
+TINY = (
+    "backbone=timm dataset.image_size=32 dataset.crop_size=32 dataset.num_train=16 dataset.num_val=2 tracker=none "
+    "trainer.batch_size=4 trainer.evaluate.panel_samples=0 "
+    "trainer.precision=fp32 trainer.device=cpu trainer.progress=off"
+).split()
+SMALL_HEAD = "backbone.name=test_resnet model/head=fcn model.head.channels=16".split()
+
+
+def trainer_of(folder: Path, *arguments: str) -> Trainer:
+    """A trainer of a tiny run into `folder`, ready to fit; give it to `finish` in the end."""
+    OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
+    with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        values = instantiate.plain(hydra.compose("train", [*TINY, *arguments]))
+    trainer, _ = build(values, checked(RootSettings, values), RunFolder(folder), {})
+    return trainer
+
+
+def finish(trainer: Trainer) -> None:
+    trainer.data.close()
+    trainer.evaluator.data.close()
+    trainer.recording.folder.close()
