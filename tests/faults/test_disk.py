@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,17 +53,36 @@ def fill(disk: Path) -> Path:
     return filler
 
 
+def fill_until(disk: Path, told: Callable[[], bool]) -> Path:
+    """Fill the disk again and again: a save under way, or an old checkpoint that goes, gives room back."""
+
+    def filled() -> bool:
+        fill(disk)
+        time.sleep(0.05)
+        return told()
+
+    wait_until(filled)
+    return disk / "filler"
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Until it holds at some moment: the next save is tried all the time."""
+    deadline = time.monotonic() + 100
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_training_goes_on_while_the_disk_is_full_and_lacks_nothing_afterwards(
     starter: Starter, disk: Path, tmp_path: Path
 ):
     training = starter.start(disk / "run", *OFTEN, output=tmp_path)
     training.wait_for_step(3)
-    filler = fill(disk)
-    training.wait_for("cannot save a checkpoint", "stdout")
-    training.wait_for("metrics.jsonl: cannot be written", "stdout")
+    filler = fill_until(disk, lambda: "cannot save a checkpoint" in training.stdout.read_text())
+    fill_until(disk, lambda: "metrics.jsonl: cannot be written" in training.stdout.read_text())
     kept, saved = checkpoint.newest(training.folder / "checkpoints") or pytest.fail("no checkpoint survived")
     assert kept.name == "last.pt"
-    assert not list((training.folder / "checkpoints").glob(".*.part")), "what was half written holds the room"
+    wait_until(lambda: not list((training.folder / "checkpoints").glob(".*.part")))  # or they would hold the room
     filler.unlink()
     training.wait_for("no line is missing", "stdout")
     training.wait_for_step(saved["state"]["step"] + 30)
@@ -84,8 +104,7 @@ def test_stopped_while_the_disk_is_full_the_checkpoint_before_is_gone_on_from(
 ):
     training = starter.start(disk / "run", *OFTEN, output=tmp_path)
     training.wait_for_step(3)
-    filler = fill(disk)
-    training.wait_for("cannot save a checkpoint", "stdout")
+    filler = fill_until(disk, lambda: "cannot save a checkpoint" in training.stdout.read_text())
     training.send(signal.SIGTERM)
     ended = training.wait(30)
     assert ended.returncode == 143, ended.stderr
@@ -104,7 +123,7 @@ def test_stopped_while_the_disk_is_full_the_checkpoint_before_is_gone_on_from(
 def test_a_run_that_is_to_stop_stops_and_says_why(starter: Starter, disk: Path, tmp_path: Path):
     training = starter.start(disk / "run", *OFTEN, "trainer.checkpoint.on_error=stop", output=tmp_path)
     training.wait_for_step(3)
-    fill(disk)
+    fill_until(disk, lambda: "cannot save a checkpoint" in training.stderr.read_text())
     ended = training.wait()
     assert ended.returncode == 1
     for text in ("last.pt", "No space left on device", "it needs", "MB are free", "Make room"):
