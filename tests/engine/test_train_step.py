@@ -80,7 +80,7 @@ def test_skipping_what_is_not_finite_waits_once_a_step(tmp_path: Path):
 def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace and guard as usual, but run the graph as it is: the C++ compiler takes minutes and is not in question."""
     compiled: Callable[..., Any] = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: compiled(model, backend="eager", fullgraph=True))
+    monkeypatch.setattr(torch, "compile", lambda model: compiled(model, backend="aot_eager", fullgraph=True))
 
 
 MASKED_BLOCKS = 3  # of EoMT on test_vit, which end their masking one by one: each end is another graph
