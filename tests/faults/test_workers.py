@@ -179,7 +179,7 @@ def test_too_little_shared_memory_is_told_as_such(loading: Callable[..., Loading
     assert seconds < LIMIT_S
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_training_whose_worker_fails_goes_on_later(starter: Starter, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
     arguments = ["trainer.num_workers=2", "trainer.checkpoint.every_steps=3", "trainer.max_epochs=100000"]
