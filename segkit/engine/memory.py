@@ -44,7 +44,12 @@ def is_shortage(error: BaseException) -> bool:
     """Whether an exception says that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_FAILED)
+    # A RunFailure says already whose memory it was: that of a data worker, say.
+    return (
+        isinstance(error, RuntimeError)
+        and not isinstance(error, RunFailure)
+        and any(text in str(error) for text in ALLOCATION_FAILED)
+    )
 
 
 @contextlib.contextmanager

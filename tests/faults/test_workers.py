@@ -18,8 +18,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.conftest import REPOSITORY, TINY, command, losses, summary, train
+from tests.conftest import REPOSITORY, losses, summary
 from tests.data.written import write_pair
+from tests.faults.conftest import Starter
 
 LOADING = Path(__file__).with_name("loading.py")
 TIMEOUT_S = 2
@@ -178,24 +179,26 @@ def test_too_little_shared_memory_is_told_as_such(loading: Callable[..., Loading
     assert seconds < LIMIT_S
 
 
-def test_a_training_whose_worker_is_killed_goes_on_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_training_whose_worker_fails_goes_on_later(starter: Starter, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
     arguments = ["trainer.num_workers=2", "trainer.checkpoint.every_steps=3", "trainer.max_epochs=100000"]
-    line, environment = command(*TINY, "tracker=none", f"hydra.run.dir={folder}", *arguments)
-    process = subprocess.Popen(line, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not (folder / "checkpoints" / "last.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    os.kill(workers[-1].pid, signal.SIGKILL)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert re.match(r"error: data worker \d \(process \d+\) was killed \(SIGKILL\)", last_line(said))
-    assert "Traceback" not in said
-    assert remaining([worker.pid for worker in workers]) == []
+    run = starter.start(folder, *arguments, f"trainer.data_timeout_s={TIMEOUT_S}")
+    run.wait_for_step(4)
+    workers = [worker.pid for worker in psutil.Process(run.pid).children(recursive=True)]
+    os.kill(workers[-1], number)
+    started = time.monotonic()
+    ended = run.wait()
+    assert time.monotonic() - started < LIMIT_S + TIMEOUT_S
+    assert ended.returncode == 1
+    told = "was killed (SIGKILL)" if number is signal.SIGKILL else "was stopped by a signal (SIGSTOP"
+    assert re.match(r"error: data worker \d \(process \d+\) was ", last_line(ended.stderr))
+    assert told in last_line(ended.stderr)
+    assert "Traceback" not in ended.stderr
+    assert remaining(workers) == []
     assert summary(folder)["status"] == "failed"
-    assert "was killed (SIGKILL)" in summary(folder)["error"]
+    assert told in summary(folder)["error"]
     done = max(losses(folder))
-    again = train(folder, "resume=auto", f"trainer.max_steps={done + 2}", *arguments)
+    again = starter.train(folder, "resume=auto", f"trainer.max_steps={done + 2}", *arguments)
     assert again.returncode == 0, again.stderr
     assert max(losses(folder)) == done + 2
