@@ -281,6 +281,7 @@ def test_signals_and_kills_while_the_server_is_dead(starter: Starter, unreliable
         assert steps == Counter(list(losses(training.folder))), f"{name}: every step once"
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_mid_run_gets_the_rest_when_it_is_back(
     starter: Starter, server: MlflowServer, tmp_path: Path
 ):
