@@ -4,10 +4,10 @@
 
 Runs `train.py` in a terminal of its own, with its calls to the log, the display and the tracker timed, and prints
 four shares of the time of a step: the lines of metrics.jsonl, the live display with its thread, the calls of the
-tracker, and the process that delivers to MLflow, which has a core of its own where there is one. All times are CPU
-times, and that of a step is the training process's divided by its threads: what a clock on the wall shows where the
-machine does nothing else, and no other where it does. The store is an SQLite file that exists, as in every run but
-the very first.
+tracker, and the process that delivers to MLflow, which has a core of its own where there is one. All are CPU times,
+which a busy machine does not change. What happens at every step is a share of the step's own, the training process's
+divided by its threads; what happens by the clock, the redrawing of the display and delivery, is a share of the clock's.
+The store is an SQLite file that exists, as in every run but the very first.
 
 Then the same steps with `tracker=none`, taking turns, with the medians of steps per second by the clock on the wall:
 the first ten, while the other process may still be importing MLflow, and the rest.
@@ -41,6 +41,7 @@ class Meter:
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.spent = dict.fromkeys(SHARES, 0.0)
+        self.redrawing = 0.0
         self.total = 0.0
         self.times: list[float] = []
 
@@ -63,7 +64,7 @@ class Meter:
         self.times.append(time.perf_counter())
         sign = {1: -1, self.steps: 1}.get(len(self.times), 0)
         self.spent["delivery"] += sign * _courier_seconds()
-        self.spent["display"] += sign * _display_thread_seconds()
+        self.redrawing += sign * _display_thread_seconds()
         self.total += sign * time.process_time()
 
 
@@ -99,8 +100,10 @@ def measure(steps: int, result: Path, arguments: list[str]) -> None:
     meter.timed(MlflowTracker, "notify", "tracker")
     sys.argv = ["train.py", *arguments]
     main()
-    training = meter.total / torch.get_num_threads()
-    result.write_text(json.dumps({"times": meter.times, "shares": {k: v / training for k, v in meter.spent.items()}}))
+    clock, training = meter.times[-1] - meter.times[0], meter.total / torch.get_num_threads()
+    shares = {name: spent / (clock if name == "delivery" else training) for name, spent in meter.spent.items()}
+    shares["display"] += meter.redrawing / clock
+    result.write_text(json.dumps({"times": meter.times, "shares": shares}))
 
 
 def run(steps: int, overrides: list[str], folder: Path) -> dict[str, Any]:
