@@ -115,7 +115,7 @@ def file_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     locked.close()
     for place in (full, readonly):
         if place.is_mount():
-            subprocess.run(["umount", place], check=True)
+            subprocess.run(["umount", "-l", place], check=True)  # clients of this process have it open
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,10 @@ def faulty(
 
     in_time = f"within {TIMEOUT_S:g} s"
     faults = {
+        # First, while MLflow may not be imported yet.
+        "silent": Fault(unreliable.uri("silent"), in_time),
+        "drips": Fault(unreliable.uri("drips"), in_time),
+        "slow": Fault(unreliable.uri("slow"), in_time),
         "refused": Fault(
             f"http://127.0.0.1:{port}/refused",
             "Connection refused",
@@ -141,9 +145,6 @@ def faulty(
         "html": Fault(unreliable.uri("html"), ""),
         "vanishes": Fault(unreliable.uri("vanishes"), "Remote end closed connection without response"),
         "forgetful": Fault(unreliable.uri("forgetful"), ""),
-        "silent": Fault(unreliable.uri("silent"), in_time),
-        "drips": Fault(unreliable.uri("drips"), in_time),
-        "slow": Fault(unreliable.uri("slow"), in_time),
         **file_faults,
     }
     folder = tmp_path_factory.mktemp("faulty")
