@@ -1,14 +1,16 @@
 """What recording costs a run: the log, the display and MLflow, as shares of the time of a training step.
 
-    python scripts/benchmarks/recording.py [--rounds 3] [--steps 60] [overrides of train.py ...]
+    python scripts/benchmarks/recording.py [--rounds 3] [--steps 100] [overrides of train.py ...]
 
 Runs `train.py` in a terminal of its own, with its calls to the log, the display and the tracker timed, and prints
-four shares of the steps' wall time: the lines of metrics.jsonl, the live display with its thread, the calls of the
-tracker, and the CPU time of the process that delivers to MLflow, which has a core of its own where there is one.
+four shares of the time of a step: the lines of metrics.jsonl, the live display with its thread, the calls of the
+tracker, and the process that delivers to MLflow, which has a core of its own where there is one. All are CPU times,
+which a busy machine does not change. What happens at every step is a share of the step's own, the training process's
+divided by its threads; what happens by the clock, the redrawing of the display and delivery, is a share of the clock's.
 The store is an SQLite file that exists, as in every run but the very first.
 
-Then the same steps with `tracker=none`, taking turns, with the medians of steps per second: the first ten, while the
-other process may still be importing MLflow, and the rest.
+Then the same steps with `tracker=none`, taking turns, with the medians of steps per second by the clock on the wall:
+the first ten, while the other process may still be importing MLflow, and the rest.
 """
 
 from __future__ import annotations
@@ -34,11 +36,13 @@ SHARES: tuple[str, ...] = ("metrics.jsonl", "display", "tracker", "delivery")
 
 
 class Meter:
-    """Seconds by name, from the end of the first step to that of the last."""
+    """CPU seconds by name and in all, and the steps' times, from the end of the first step to that of the last."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.spent = dict.fromkeys(SHARES, 0.0)
+        self.redrawing = 0.0
+        self.total = 0.0
         self.times: list[float] = []
 
     def timed(self, owner: type, method: str, name: str) -> None:
@@ -46,10 +50,10 @@ class Meter:
         original: Callable[..., Any] = getattr(owner, method)
 
         def measured(*args: Any, **keywords: Any) -> Any:
-            begun = time.perf_counter()
+            begun = time.thread_time()
             result = original(*args, **keywords)
             if 0 < len(self.times) < self.steps:
-                self.spent[name] += time.perf_counter() - begun
+                self.spent[name] += time.thread_time() - begun
             if name == "metrics.jsonl" and args[1] == "train":
                 self._step()
             return result
@@ -60,7 +64,8 @@ class Meter:
         self.times.append(time.perf_counter())
         sign = {1: -1, self.steps: 1}.get(len(self.times), 0)
         self.spent["delivery"] += sign * _courier_seconds()
-        self.spent["display"] += sign * _display_thread_seconds()
+        self.redrawing += sign * _display_thread_seconds()
+        self.total += sign * time.process_time()
 
 
 def _courier_seconds() -> float:
@@ -82,6 +87,8 @@ def _display_thread_seconds() -> float:
 
 def measure(steps: int, result: Path, arguments: list[str]) -> None:
     """Train in this process and leave the measurements in the file `result`."""
+    import torch
+
     from segkit.cli.train import main
     from segkit.engine.progress import LiveDisplay
     from segkit.engine.run_folder import RunFolder
@@ -93,8 +100,10 @@ def measure(steps: int, result: Path, arguments: list[str]) -> None:
     meter.timed(MlflowTracker, "notify", "tracker")
     sys.argv = ["train.py", *arguments]
     main()
-    wall = meter.times[-1] - meter.times[0]
-    result.write_text(json.dumps({"times": meter.times, "shares": {k: v / wall for k, v in meter.spent.items()}}))
+    clock, training = meter.times[-1] - meter.times[0], meter.total / torch.get_num_threads()
+    shares = {name: spent / (clock if name == "delivery" else training) for name, spent in meter.spent.items()}
+    shares["display"] += meter.redrawing / clock
+    result.write_text(json.dumps({"times": meter.times, "shares": shares}))
 
 
 def run(steps: int, overrides: list[str], folder: Path) -> dict[str, Any]:
@@ -118,7 +127,7 @@ def run(steps: int, overrides: list[str], folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60, help="steps a round")
+    parser.add_argument("--steps", type=int, default=100, help="steps a round")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args()
     if options.measure:
