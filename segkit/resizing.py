@@ -5,7 +5,7 @@ Shape suffixes: B images, C classes, K some of them, H W full-size pixels, h w p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 # Elements worked on at once: CPUs keep these in their caches; GPUs want few, large kernels.
 CPU_ELEMENTS, GPU_ELEMENTS = 1 << 18, 1 << 26
+# Share of the 2 x 2 neighbours with different winners above which it does not pay to look who else may win there.
+CONTESTED = 0.5
 # Pixels of each class worked on at once where logits have the size already.
 CPU_PIXELS = 1 << 15
 
@@ -35,10 +37,13 @@ def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
 def resized_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Class ids (B, H, W) at `size`, uint8 for up to 256 classes, else int32, of logits (B, C, h, w).
 
-    Bit for bit `resize_logits(logits, size).argmax(dim=1)`, which never is in memory: some classes at a time are
-    resized and held against the best so far. Not rows at a time, since the last bits of a bilinear weight depend on
-    where its row stands. Of logits that hold NaN any class may be chosen.
+    As `resize_logits(logits, size).argmax(dim=1)`, which, unless it is float64, never is in memory: some classes at a
+    time are resized and held against the best so far. Another class than there is chosen only where two logits differ
+    by no more than rounding: the CPU's kernel may round one class otherwise than several. Of logits that hold NaN
+    any class may be chosen.
     """
+    if logits.dtype == torch.float64:  # whose kernel rounds one class otherwise than several
+        return resize_logits(logits, size).argmax(dim=1).to(_label_type(logits.shape[1]))
     if logits.device.type != "cpu":
         return _argmax_in_groups(logits, size)
     (batch, classes), (height, width) = logits.shape[:2], size
@@ -59,8 +64,10 @@ def resized_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:
 def resized_signs(logits: Tensor, size: Sequence[int]) -> Tensor:
     """1 where logits (B, C, h, w) are positive at `size`, else 0, as uint8 (B, C, H, W).
 
-    Bit for bit `resize_logits(logits, size) > 0`, which never is in memory.
+    As `resize_logits(logits, size) > 0` but for rounding; the resized logits never are in memory.
     """
+    if logits.dtype == torch.float64:
+        return (resize_logits(logits, size) > 0).to(torch.uint8)
     batch, classes = logits.shape[:2]
     positive = torch.empty(batch, classes, *size, dtype=torch.bool, device=logits.device)
     elements = CPU_ELEMENTS if logits.device.type == "cpu" else GPU_ELEMENTS
@@ -74,25 +81,34 @@ def resized_signs(logits: Tensor, size: Sequence[int]) -> Tensor:
 def contenders(logits_Chw: Tensor) -> list[int]:
     """The classes of an image on the CPU that may have the largest logit somewhere once resized, in ascending order.
 
-    A resized logit lies between the least and the largest of the 2 x 2 logits that it is made from. A class whose
-    largest is below another's least wins nowhere between them: in most images few of many classes are left.
+    A resized logit is a mean of 2 x 2 neighbours, with weights that are the same for all classes. Who is below another
+    class, or below the mean of several, in all four, is below it in between too, where one of the several is no
+    lower. So only those classes are left that are first, or all but first, at some logit, or not below the mean of
+    the winners between neighbours with different ones. Of many classes they are few in most images.
     """
-    groups = logits_Chw.split(max(1, CPU_ELEMENTS // logits_Chw[0].numel()))
-    least = torch.stack([_of_windows(group, torch.minimum).amax(dim=0) for group in groups]).amax(dim=0)
-    # Far more than the rounding of a weighted mean of four, so that those left out cannot even draw.
-    least -= 1e-5 * max(group.abs().max() for group in groups)
-    # Not "somewhere above": NaN is neither, and stays.
-    beaten = [(_of_windows(group, torch.maximum) < least).flatten(1).all(dim=1) for group in groups]
-    return torch.cat(beaten).logical_not().nonzero().flatten().tolist()
-
-
-def _of_windows(planes: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """`function` over all windows of 2 x 2 neighbours of (..., h, w); of 1 along an edge of length 1."""
-    for dimension in (-2, -1):
-        length = planes.shape[dimension] - 1
-        if length:
-            planes = function(planes.narrow(dimension, 0, length), planes.narrow(dimension, 1, length))
-    return planes
+    classes, height, width = logits_Chw.shape
+    every = list(range(classes))
+    # Far more than the rounding of a weighted mean of four, so that who is left out cannot even draw.
+    least, largest = torch.aminmax(logits_Chw)
+    margin = 1e-5 * torch.maximum(-least, largest)
+    best_hw = logits_Chw.amax(dim=0)
+    winner_hw = _argmax(logits_Chw[None], [slice(index, index + 1) for index in every], (height, width))[0]
+    # Along an edge of length 1 the only pixel is its own neighbour.
+    rows, columns = (torch.arange(max(edge, 2)).clamp(max=edge - 1) for edge in (height, width))
+    corners_hw = rows[:, None] * width + columns
+    pair = slice(None, -1), slice(1, None)
+    corners_4N = torch.stack([corners_hw[y, x].flatten() for y, x in product(pair, pair)])
+    winner_4N = winner_hw.flatten().long()[corners_4N]
+    corners_4M = corners_4N[:, (winner_4N != winner_4N[0]).any(dim=0)]
+    if corners_4M.shape[1] > CONTESTED * corners_4N.shape[1]:
+        return every
+    # Not "at least", so that NaN stays.
+    left = (logits_Chw < best_hw - margin).flatten(1).all(dim=1).logical_not()
+    for part_4M in corners_4M.split(max(1, CPU_ELEMENTS // (4 * classes)), dim=1):
+        at_C4M = logits_Chw.flatten(1)[:, part_4M]
+        winners_44M = at_C4M.gather(0, winner_hw.flatten().long()[part_4M][:, None].expand(-1, 4, -1))
+        left |= (at_C4M < winners_44M.mean(dim=0) - margin).all(dim=1).all(dim=1).logical_not()
+    return left.nonzero().flatten().tolist()
 
 
 def _argmax_in_groups(logits: Tensor, size: Sequence[int]) -> Tensor:

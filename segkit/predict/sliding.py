@@ -65,7 +65,8 @@ class Sliding:
                 sum_BCHW[:, :, y : y + window_height, x : x + window_width] += window_BCHW
                 count_HW[y : y + window_height, x : x + window_width] += 1
         assert sum_BCHW is not None, "there is at least one window"
-        return Prediction((sum_BCHW / count_HW)[:, :, :height, :width])
+        # In place: at full size a second copy is what memory is short of.
+        return Prediction(sum_BCHW.div_(count_HW)[:, :, :height, :width])
 
     def _batches(self, size: Sequence[int], num_images: int) -> Iterator[list[tuple[int, int]]]:
         """Upper left corners of the windows, so many at once as make up a batch."""

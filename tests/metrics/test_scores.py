@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import (
 )
 
 from segkit.contracts import DataError
-from segkit.metrics.confusion import ConfusionMatrix
+from segkit.metrics.confusion import ConfusionMatrix, _scattered
 from segkit.metrics.scores import Scores, scores
 
 IGNORE = 255
@@ -131,3 +131,13 @@ def test_ids_out_of_range_are_named(stray: int) -> None:
 
 def test_scores_are_immutable() -> None:
     assert Scores.__dataclass_params__.frozen
+
+
+def test_counts_scattered_as_on_a_gpu_are_those_of_bincount() -> None:
+    places = torch.randint(0, 49, (1000,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    assert torch.equal(_scattered(places, 49), torch.bincount(places, minlength=49))
+
+
+def test_ids_beyond_32_bits_are_not_taken_for_classes() -> None:
+    with pytest.raises(DataError, match=r"0\.\.4294967296"):
+        matrix_of(torch.zeros(1, 1, 2), torch.tensor([[[0, 2**32]]]))
