@@ -64,6 +64,8 @@ def _hold_statistics(layer: Any, inputs: tuple[Any, ...]) -> None:
 
 
 def _release_statistics(layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    if torch.compiler.is_compiling():
+        return
     if (held := getattr(layer, _HELD, None)) is not None:
         layer.momentum, num_batches = held
         layer.num_batches_tracked.copy_(num_batches)
