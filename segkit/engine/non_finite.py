@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from segkit.config.schema import NonFiniteSettings
 from segkit.contracts import Batch
+from segkit.engine.checkpoint import Content
 from segkit.engine.scalars import PendingStep
 from segkit.engine.state import TrainState
 from segkit.engine.strategy.base import SingleDevice
@@ -90,10 +91,12 @@ class NonFiniteGuard:
         )
 
 
-def check_weights(model_state: dict[str, Any], step: int) -> None:
-    """Raise NonFiniteLoss if a weight or buffer is not finite."""
-    weights: list[Tensor] = [value for value in model_state.values() if value.is_floating_point()]
-    if not bool(torch.stack([weight.sum().double() for weight in weights]).isfinite().all()):
+def check_weights(content: Content, step: int) -> None:
+    """Raise NonFiniteLoss if a weight or buffer of the model, or of its average, is not finite."""
+    average: dict[str, Tensor] = {} if content["ema"] is None else content["ema"]["model"]
+    weights: dict[str, Tensor] = content["model"]
+    values = [value for value in (*weights.values(), *average.values()) if value.is_floating_point()]
+    if not bool(torch.stack([value.sum().double() for value in values]).isfinite().all()):
         raise NonFiniteLoss(
             f"weights are not finite after step {step}; nothing was saved, the last good checkpoint is kept. {REMEDY}"
         )

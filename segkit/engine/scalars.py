@@ -10,6 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segkit.contracts import LossTerms
+
+
+def add_share(scalars: dict[str, Tensor], terms: LossTerms, share: float) -> None:
+    """Add a micro-batch's share of the loss and of its parts to the scalars of the step."""
+    for name, value in {"loss": terms.total, **{f"loss/{n}": v for n, v in terms.parts.items()}}.items():
+        value = value.detach() * share
+        scalars[name] = scalars[name] + value if name in scalars else value
+
 
 @dataclass
 class PendingStep:

@@ -48,23 +48,17 @@ def restore(trainer: Trainer, content: Content) -> None:
     What makes the run differ from one that never stopped is logged. Raises UserError when the checkpoint is of
     another model or optimizer.
     """
-    learning = trainer.learning
     try:
-        trainer.strategy.unwrap(learning.model).load_state_dict(content["model"])
-        learning.optimizer.load_state_dict(content["optimizer"])
-        learning.schedule.load_state_dict(content["schedule"])
-        if learning.ema is not None and content["ema"] is not None:
-            learning.ema.load_state_dict(content["ema"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        before = _load(trainer, content)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"resume: the checkpoint is of another model or optimizer than this config: {error}") from None
-    trainer.strategy.load_state_dict(content["strategy"])
-    trainer.state.take(content["state"])
+    learning = trainer.learning
     for name, value in _position(trainer).items():
-        if content["position"][name] != value:
+        if before.get(name) != value:
             log.warning(
                 "%s was %s and is now %s: this run will differ from one that never stopped",
                 name,
-                content["position"][name],
+                before.get(name),
                 value,
             )
     if (learning.ema is None) != (content["ema"] is None):
@@ -75,4 +69,17 @@ def restore(trainer: Trainer, content: Content) -> None:
     # A longer patience, or none, lets a run go on that had stopped early.
     patience = trainer.settings.early_stopping.patience
     trainer.state.stopped_early = patience is not None and trainer.state.evaluations_since_best >= patience
+
+
+def _load(trainer: Trainer, content: Content) -> dict[str, int]:
+    """Put back all that has state; the position that the checkpoint was saved at."""
+    learning = trainer.learning
+    trainer.strategy.unwrap(learning.model).load_state_dict(content["model"])
+    learning.optimizer.load_state_dict(content["optimizer"])
+    learning.schedule.load_state_dict(content["schedule"])
+    if learning.ema is not None and content["ema"] is not None:
+        learning.ema.load_state_dict(content["ema"])
+    trainer.strategy.load_state_dict(content["strategy"])
+    trainer.state.take(content["state"])
     set_random_state(content["random"])
+    return dict(content["position"])

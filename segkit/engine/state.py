@@ -41,8 +41,10 @@ class TrainState:
         return asdict(self)
 
     def take(self, values: dict[str, Any]) -> None:
-        """Go on from what `to_dict` gave."""
+        """Go on from what `to_dict` gave, now or in an older version. Raises ValueError for anything else."""
         for name, value in values.items():
+            if name not in vars(self) or not isinstance(value, bool | int | float | None):
+                raise ValueError(f"state.{name}={value!r} is no part of a run's state")
             setattr(self, name, value)
 
     def note_score(self, score: float, *, mode: str, min_delta: float) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from segkit.config.schema import TrainerSettings
-from segkit.contracts import Batch, LossTerms, ProgressAware, TrainingData
+from segkit.contracts import Batch, ProgressAware, TrainingData
 from segkit.engine import memory, snapshot
 from segkit.engine.cadence import Cadence, total_steps
 from segkit.engine.evaluator import Evaluation, Evaluator
@@ -21,7 +21,7 @@ from segkit.engine.learning import Learning
 from segkit.engine.non_finite import NonFiniteGuard, check_weights
 from segkit.engine.profiling import Profile, StepProfile
 from segkit.engine.recording import Clock, Recording
-from segkit.engine.scalars import PendingStep, ScalarQueue
+from segkit.engine.scalars import PendingStep, ScalarQueue, add_share
 from segkit.engine.state import TrainState
 from segkit.engine.strategy.base import SingleDevice
 from segkit.errors import RunFailure, UserError
@@ -136,7 +136,7 @@ class Trainer:
                 prediction = learning.forward(batch.images)
             with region("loss"):
                 terms = learning.loss(prediction, batch.mask)
-                _add(scalars, terms, share)
+                add_share(scalars, terms, share)
             with region("backward"):
                 self.strategy.backward(terms.total * share)
         self.state.step += 1
@@ -174,6 +174,7 @@ class Trainer:
         self._finish_log()
         evaluation = self._evaluate()
         score = self._monitored(evaluation.scores)
+        kept = self.state.best_score, self.state.best_step
         is_best = self.state.note_score(
             score, mode=settings.checkpoint.mode, min_delta=settings.early_stopping.min_delta
         )
@@ -188,7 +189,8 @@ class Trainer:
         if is_best:
             self.recording.on_best(evaluation)
         self.recording.tracker.notify()
-        self.save(score=score if math.isfinite(score) else None, is_best=is_best)
+        if not self.save(score=score if math.isfinite(score) else None, is_best=is_best):
+            self.state.best_score, self.state.best_step = kept  # the best is the best of what is there to be used
         if not is_last:
             self.recording.on_score(score, self.state.evaluations)
         return True
@@ -219,7 +221,7 @@ class Trainer:
         """
         self._finish_log()
         content = snapshot.taken(self)
-        check_weights(content["model"], self.state.step)
+        check_weights(content, self.state.step)
         try:
             return self.recording.keeper.save(content, score=score, is_best=is_best)
         except OSError as error:
@@ -243,10 +245,3 @@ class Trainer:
 
     def _epoch(self) -> int:
         return -(-self.state.step // self.data.steps_per_epoch)
-
-
-def _add(scalars: dict[str, Tensor], terms: LossTerms, share: float) -> None:
-    """Add a micro-batch's share of the loss and its parts to the step's."""
-    for name, value in {"loss": terms.total, **{f"loss/{n}": v for n, v in terms.parts.items()}}.items():
-        value = value.detach() * share
-        scalars[name] = scalars[name] + value if name in scalars else value
