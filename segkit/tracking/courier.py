@@ -91,6 +91,7 @@ class Courier:
         deadline = time.monotonic() + wait_s
         self._news.pop(str(folder.absolute()), None)
         self._order(folder, every_s, finish=True)
+        self._folders.discard(str(folder.absolute()))  # a run that is resumed in it begins anew
         problem = None
         while self._process is not None:
             assert self._process.stdout is not None

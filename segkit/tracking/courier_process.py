@@ -51,6 +51,10 @@ class _Run(threading.Thread):
         self._finishing, self._failures = True, 0
         self._wake.set()
 
+    def go_on(self) -> None:
+        """The run has been resumed before its last part was delivered to the end."""
+        self._finishing = False
+
     def orphan(self) -> None:
         """Nobody will say how the run ended: one last pass."""
         self._orphaned = True
@@ -96,6 +100,8 @@ def main(parent: int) -> None:
             runs[folder].start()
         if order["finish"]:
             runs[folder].finish()
+        else:
+            runs[folder].go_on()
     deadline = time.monotonic() + LAST_PASS_S
     for run in runs.values():
         run.orphan()

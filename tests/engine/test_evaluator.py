@@ -76,10 +76,18 @@ class Strided(nn.Module):
         return Prediction(self.convolution(images.float() / 255))
 
 
-def make(source: Noise, *, batch_size: int = 3, predictor: Callable[..., Any] = Whole, **keys: Any) -> Evaluator:
+def make(
+    source: Noise,
+    *,
+    batch_size: int = 3,
+    predictor: Callable[..., Any] = Whole,
+    device: str = "cpu",
+    **keys: Any,
+) -> Evaluator:
     data = EvaluationLoader(source, split="val", batch_size=batch_size, num_workers=0)
     judged = judging(source.labels)
-    return Evaluator(data, predictor, judged.decide, judged.counts(), judged.named_scores(source.labels), **keys)
+    scores = judged.named_scores(source.labels)
+    return Evaluator(data, predictor, judged.decide, lambda: judged.counts().to(device), scores, **keys)
 
 
 RAGGED = [(40, 40), (17, 33), (40, 40), (33, 17), (17, 33), (40, 40), (40, 40), (9, 9)]
@@ -223,8 +231,7 @@ def over(evaluator: Evaluator, model: nn.Module) -> None:
 def test_nothing_waits_for_the_device_until_all_batches_are_done(
     labels: LabelSpace, predictor: Callable[..., Any]
 ) -> None:
-    evaluator = make(Noise(RAGGED, labels), predictor=predictor, panel_samples=4)
-    evaluator.confusion.to("meta")  # pyright: ignore
+    evaluator = make(Noise(RAGGED, labels), predictor=predictor, panel_samples=4, device="meta")
     with pytest.raises(Passed):
         over(evaluator, Strided())
 
@@ -239,8 +246,7 @@ def test_waiting_would_be_seen(waits: Callable[[Tensor], Any]) -> None:
             waits(prediction.logits)
             return prediction
 
-    evaluator = make(Noise(RAGGED))
-    evaluator.confusion.to("meta")  # pyright: ignore
+    evaluator = make(Noise(RAGGED), device="meta")
     with pytest.raises((RuntimeError, NotImplementedError)):
         over(evaluator, Waits())
 

@@ -65,6 +65,8 @@ def become(request: dict[str, Any]) -> None:
         for number in range(3):
             os.dup2(terminal, number)
         os.close(terminal)
+    # Whoever runs the tests under nohup has it ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name in request["ignore"]:
         signal.signal(signal.Signals[name], signal.SIG_IGN)
     os.chdir(request["folder"])

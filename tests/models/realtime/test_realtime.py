@@ -156,8 +156,8 @@ def test_two_images_are_learnt(name: str):
     model = built(name)
     batch, mask = two_images()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=100)
-    for _ in range(100):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=130)
+    for _ in range(130):
         loss_of(model.train()(batch), mask).backward()
         optimizer.step()
         optimizer.zero_grad()
