@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -54,6 +55,8 @@ class CompiledForward:
                 "trainer.compile=true: PyTorch's compiler needs a C++ compiler, and there is neither $CXX nor g++ nor "
                 "clang++ on this machine. Install one (apt install g++), or leave trainer.compile=false"
             )
+        # On a machine without a GPU it looks for CUDA's compiler all the same, and warns that there is none.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         self._model = model
         self._compiled = torch.compile(model)  # pyright: ignore[reportUnknownMemberType]
         self._batch_size = batch_size
