@@ -24,7 +24,7 @@ from segkit.config.schema import RootSettings, checked
 from segkit.contracts import Batch, SampleSource
 from segkit.data.augmentation import augmented
 from segkit.engine import memory
-from segkit.engine.checkpoint import newest
+from segkit.engine.checkpoint import newest, read
 from segkit.engine.run_folder import RunFolder
 from segkit.errors import RunFailure, UserError
 
@@ -60,8 +60,6 @@ def _of_checkpoint(settings: RootSettings, folder: RunFolder) -> int | None:
         return None
     path = folder.path if settings.resume == "auto" else Path(settings.resume)
     if path.is_file():
-        from segkit.engine.checkpoint import read
-
         return int(read(path)["position"]["trainer.batch_size"])
     found = newest(path / "checkpoints") if (path / "checkpoints").is_dir() else None
     return None if found is None else int(found[1]["position"]["trainer.batch_size"])

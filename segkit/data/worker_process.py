@@ -119,9 +119,9 @@ class Preparation:
     def __call__(self, worker: int) -> None:
         cv2.setNumThreads(0)
         torch.set_num_threads(1)
-        # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the parent still needs its batch then.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # What asks the run to stop often reaches the whole process group; the parent still needs its batch then.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         end_with(self.parent, by_signal=self.by_signal)
         self.board.note(worker, None)

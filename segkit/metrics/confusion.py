@@ -11,8 +11,8 @@ from torchmetrics import Metric
 
 from segkit.contracts import DataError
 
-# Pixels counted at once: CPUs keep these in their caches; GPUs want few, large kernels.
-CPU_PIXELS, GPU_PIXELS = 1 << 17, 1 << 26
+# Pixels counted at once: CPUs keep these in their caches; GPUs want few, large kernels, of 70 MB of indices here.
+CPU_PIXELS, GPU_PIXELS = 1 << 17, 1 << 22
 # Places that a GPU spreads the counts of each bin over, since threads that add to the same one wait for each other.
 LANES = 32
 

@@ -359,7 +359,7 @@ def test_close_ends_the_workers_at_once() -> None:
     assert time.monotonic() - start < 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_workers_outlive_signals_to_the_group(number: signal.Signals) -> None:
     """The parent decides what a Ctrl-C ends; until then its batches keep coming."""
     loader = train_loader(Numbered(100), num_workers=1)
