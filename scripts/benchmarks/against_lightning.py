@@ -22,13 +22,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
+
+from environments import environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("lightning_training.py")
@@ -44,21 +44,6 @@ VARIANTS = {
     "helped": ["--without-metric", "--torch-cross-entropy", "--channels-last"],
 }
 OURS = {"smp": ["model=smp", "model.decoder=deeplabv3plus", "backbone=resnet18"], "segkit": []}
-
-
-def make_environment() -> Path:
-    """The Python of an environment that has Lightning beside the packages of the running one."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not (ENVIRONMENT / "ready").exists():
-        print(f"setting up {ENVIRONMENT}", file=sys.stderr)
-        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", *PACKAGES], check=True)
-        query = "import sysconfig; print(sysconfig.get_path('purelib'))"
-        own = subprocess.run([str(python), "-c", query], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-        Path(own, "running_environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        (ENVIRONMENT / "ready").touch()
-    return python
 
 
 def write_data(folder: Path, num_samples: int) -> None:
@@ -118,7 +103,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=["as-written", "without-metric"])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="that Lightning is tried with")
     options = parser.parse_args()
-    python = make_environment()
+    python = environment(ENVIRONMENT, PACKAGES, beside_the_running_one=True)
     steps = options.steps + WARM_UP_STEPS
     ours: list[float] = []
     theirs: dict[tuple[str, int], list[float]] = {(v, w): [] for v in options.variants for w in options.workers}

@@ -15,13 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from environments import environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = Path(os.environ.get("SEGKIT_STOCK_VENV", REPOSITORY / ".venv-stock-sweeper"))
@@ -62,18 +63,6 @@ ConfigStore.instance().store("stock", {
 })
 main()
 '''
-
-
-def make_environment() -> Path:
-    """The Python of the plugin's own environment."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not (ENVIRONMENT / "ready").exists():
-        print(f"setting up {ENVIRONMENT}", file=sys.stderr)
-        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        (ENVIRONMENT / "ready").touch()
-    return python
 
 
 @dataclass
@@ -146,7 +135,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
     parser.add_argument("--trials", type=int, default=20, help="of the plugin")
     options = parser.parse_args()
-    python = make_environment()
+    python = environment(ENVIRONMENT, PACKAGES)
     total, our_total = Spent(), Spent()
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
