@@ -24,7 +24,7 @@ from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
 from segkit.data.splits import Splitting
 from segkit.engine import checkpoint
 from segkit.engine.cadence import total_steps
-from segkit.engine.checkpoint import CheckpointKeeper
+from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.engine.ema import Ema
 from segkit.engine.evaluator import Evaluator
 from segkit.engine.learning import CompiledForward, Learning

@@ -6,9 +6,7 @@ import contextlib
 import errno
 import hashlib
 import logging
-import math
 import os
-import re
 import shutil
 import warnings
 import zipfile
@@ -59,15 +57,16 @@ def write(content: Content, path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        _write_flushed(content, temporary)
+        write_flushed(content, temporary)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
-        _remove(temporary)
-        raise _refused(path, content, error) from error
+        remove(temporary)
+        raise refused(path, content, error) from error
 
 
-def _write_flushed(content: Content, path: Path, number: int = 0) -> None:
+def write_flushed(content: Content, path: Path, number: int = 0) -> None:
+    """Write a checkpoint, the save of that `number`, and have it on the disk. Raises OSError."""
     envelope = {"format": FORMAT, "digest": digest(content), "number": number, "content": content}
     try:
         with path.open("wb") as file:
@@ -80,15 +79,16 @@ def _write_flushed(content: Content, path: Path, number: int = 0) -> None:
         raise cause if isinstance(cause, OSError) else OSError(str(error).splitlines()[0]) from error
 
 
-def _refused(path: Path, content: Content, error: OSError) -> OSError:
+def refused(path: Path, content: Content, error: OSError) -> OSError:
+    """`error`, met in saving `content` at `path`, in words that name the file, the room it takes, and the remedy."""
     what, remedy = f"{path}: {error.strerror or error}", "Look after that disk"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free
         what += f"; it needs {_megabytes(_num_bytes(content))} and {_megabytes(free)} are free"
         remedy = "Make room on that disk"
-    refused = OSError(f"{what}. {remedy}, or run in a folder on another one with hydra.run.dir=...")
-    refused.errno = error.errno
-    return refused
+    named = OSError(f"{what}. {remedy}, or run in a folder on another one with hydra.run.dir=...")
+    named.errno = error.errno
+    return named
 
 
 def _megabytes(num_bytes: int) -> str:
@@ -103,12 +103,14 @@ def _num_bytes(value: Any) -> int:
     return sum(map(_num_bytes, value)) if isinstance(value, list | tuple) else 0  # pyright: ignore
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file if it is there and can be."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files on the disk. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -174,7 +176,7 @@ def newest(folder: Path) -> tuple[Path, Content] | None:
     saved: dict[Path, tuple[int, int, bool]] = {}
     for path in sorted(folder.glob("*.pt")):
         try:
-            saved[path] = _when_saved(path)
+            saved[path] = when_saved(path)
         except UserError as error:
             damaged.append(str(error))
     found: tuple[Path, Content] | None = None
@@ -193,7 +195,7 @@ def newest(folder: Path) -> tuple[Path, Content] | None:
     return found
 
 
-def _when_saved(path: Path) -> tuple[int, int, bool]:
+def when_saved(path: Path) -> tuple[int, int, bool]:
     """What checkpoints of one folder are ordered by: the save and the step; among equals last.pt comes last.
 
     Saves are counted, as the step starts again where a run is started afresh in the folder of an earlier one.
@@ -222,111 +224,3 @@ def resolve(path: Path, *, prefer: str | None = None) -> tuple[Path, Content]:
             raise UserError(f"{path}: no checkpoint in this folder; a run folder has one at checkpoints/last.pt")
         return found
     return path, read(path)
-
-
-class CheckpointKeeper:
-    """Which checkpoints of a run stay: last.pt and previous.pt, best.pt, and top-<step>-<score>.pt for the best k.
-
-    One file is written and linked to every name it deserves. What is kept follows from the folder alone, so a
-    resumed run goes on with it.
-    """
-
-    TOP = re.compile(r"top-(\d+)-(.+)\.pt")
-
-    def __init__(self, folder: Path, *, keep_top: int, mode: str):
-        self.folder = folder
-        self.keep_top = keep_top
-        self.mode = mode
-        self._saves: int | None = None
-        self._last_is_whole = False
-        self._remove_parts()
-
-    def save(self, content: Content, *, score: float | None = None, is_best: bool = False) -> Path:
-        """Write last.pt, and make it one of the best if `score` is finite.
-
-        Raises OSError if it cannot be written; what was saved before is then still there.
-        """
-        fresh, last = self.folder / ".fresh.part", self.folder / "last.pt"
-        try:
-            if self._saves is None:
-                self._saves = self._look_around()
-            _write_flushed(content, fresh, self._saves + 1)
-            # The best come first: killed in between, the folder holds a best checkpoint that is simply the newest.
-            if score is not None and math.isfinite(score):
-                self._link(fresh, f"top-{content['state']['step']:08d}-{score:.6f}.pt")
-            if is_best:
-                self._link(fresh, "best.pt")
-            if self._last_is_whole and last.exists():
-                self._keep_as_previous(last)
-            fresh.replace(last)
-            self._last_is_whole = True
-            self._saves += 1
-            self._drop_all_but_top()
-            _sync_folder(self.folder)
-        except OSError as error:
-            self._remove_parts()
-            raise _refused(last, content, error) from error
-        return last
-
-    def top(self) -> list[Path]:
-        """The best checkpoints, best first."""
-        scored = [
-            (float(m.group(2)), int(m.group(1)), p) for p in self.folder.iterdir() if (m := self.TOP.fullmatch(p.name))
-        ]
-        sign = -1.0 if self.mode == "max" else 1.0
-        return [path for *_, path in sorted(scored, key=lambda entry: (sign * entry[0], entry[1]))]
-
-    def paths(self) -> dict[str, Any]:
-        """What summary.json says of the checkpoints, relative to the run folder."""
-        run_folder = self.folder.parent
-        named = {n: self.folder / f"{n}.pt" for n in ("last", "best")}
-        shown: dict[str, Any] = {n: str(p.relative_to(run_folder)) for n, p in named.items() if p.exists()}
-        return shown | {"top": [str(p.relative_to(run_folder)) for p in self.top()]}
-
-    def delete_all(self) -> None:
-        for path in self.folder.glob("*.pt"):
-            path.unlink(missing_ok=True)
-
-    def _look_around(self) -> int:
-        """Saves into this folder by earlier processes. Notes whether last.pt is whole, and may become previous.pt."""
-        numbers = [0]
-        for path in self.folder.glob("*.pt"):
-            with contextlib.suppress(UserError):
-                numbers.append(_when_saved(path)[0])
-        with contextlib.suppress(UserError):
-            read(self.folder / "last.pt")
-            self._last_is_whole = True
-        return max(numbers)
-
-    def _drop_all_but_top(self) -> None:
-        for path in self.top()[self.keep_top :]:
-            path.unlink(missing_ok=True)
-
-    def _keep_as_previous(self, last: Path) -> None:
-        temporary = self.folder / ".previous.pt.part"
-        _remove(temporary)
-        try:
-            os.link(last, temporary)
-        except OSError:  # a file system without hard links
-            temporary = last
-        temporary.replace(self.folder / "previous.pt")
-        # Renaming one link of a file to another does nothing: after a kill both names may stand for the same.
-        if temporary != last:
-            _remove(temporary)
-
-    def _link(self, file: Path, name: str) -> None:
-        temporary = self.folder / f".{name}.part"
-        _remove(temporary)
-        try:
-            os.link(file, temporary)
-        except OSError:  # a file system without hard links
-            with file.open("rb") as source, temporary.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
-                copy.flush()
-                os.fsync(copy.fileno())
-        temporary.replace(self.folder / name)
-
-    def _remove_parts(self) -> None:
-        with contextlib.suppress(OSError):
-            for part in self.folder.glob(".*.part"):
-                _remove(part)

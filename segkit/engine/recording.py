@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segkit.contracts import Tracker
-from segkit.engine.checkpoint import CheckpointKeeper
+from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.engine.evaluator import Evaluation
 from segkit.engine.progress import Display
 from segkit.engine.run_folder import RunFolder

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from segkit.engine import checkpoint
-from segkit.engine.checkpoint import CheckpointKeeper, DamagedCheckpoint
+from segkit.engine.checkpoint import DamagedCheckpoint
+from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.errors import UserError
 
 

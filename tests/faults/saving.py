@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from segkit.engine import checkpoint
-from segkit.engine.checkpoint import CheckpointKeeper
+from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.engine.run_folder import RunFolder
 
 

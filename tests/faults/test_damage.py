@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segkit.engine import checkpoint
-from segkit.engine.checkpoint import CheckpointKeeper
+from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.errors import UserError
 from tests.conftest import losses, records
 from tests.faults.conftest import Starter

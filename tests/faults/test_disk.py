@@ -14,7 +14,7 @@ import pytest
 
 from segkit.config.schema import CheckpointSettings
 from segkit.engine import checkpoint
-from segkit.engine.checkpoint import CheckpointKeeper
+from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.engine.run_folder import RunFolder
 from tests.conftest import records, summary
 from tests.faults.conftest import Starter
