@@ -109,6 +109,7 @@ class Evaluator:
                     sizes.add(batch.images.shape)
                     if len(sizes) % SIZES_HELD == 0:
                         heap.give_back()
+        heap.give_back()  # whole images leave other gaps than crops fill
         counts = confusion.compute()
         scores = self.scores(counts)
         for metric in self.metrics.values():
