@@ -3,8 +3,9 @@
     python scripts/benchmarks/startup.py [--rounds 5] [overrides of train.py ...]
 
 The first step is timed from the start of the process to the `time` of the first line in metrics.jsonl. Each round
-also times `import torch` alone, which no training can do without: the ratios to it mean something on other machines,
-and the medians on this one. The first round, which warms the disk cache, does not count.
+also times `import torch` alone, and the shortest program that takes one step of AdamW on one of timm's networks, which
+is what every training here does at the least: the ratios to these mean something on other machines, and the medians on
+this one. The first round, which warms the disk cache, does not count.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SHORTEST = """
+import torch, timm
+network = timm.create_model("resnet18")
+optimizer = torch.optim.AdamW(network.parameters())
+network(torch.zeros(8, 3, 64, 64)).sum().backward()
+optimizer.step()
+"""
 TRAIN = [sys.executable, str(REPOSITORY / "train.py")]
 
 
@@ -45,21 +53,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     options, overrides = parser.parse_known_args()
-    seconds: dict[str, list[float]] = {"--cfg job": [], "--help": [], "import torch": [], "first step": []}
+    seconds: dict[str, list[float]] = {}
     for number in range(options.rounds + 1):
         taken = {
             "--cfg job": answer([*TRAIN, "--cfg", "job"]),
             "--help": answer([*TRAIN, "--help"]),
             "import torch": answer([sys.executable, "-c", "import torch"]),
+            "shortest step": answer([sys.executable, "-c", SHORTEST]),
             "first step": first_step(overrides),
         }
         if number:
             for name, value in taken.items():
-                seconds[name].append(value)
-    torch_alone = statistics.median(seconds["import torch"])
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(f"{name:14s} {median:6.2f} s (median of {len(values)}), {median / torch_alone:5.2f} times `import torch`")
+                seconds.setdefault(name, []).append(value)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, median in medians.items():
+        ratios = f"{median / medians['import torch']:5.2f} times `import torch`"
+        ratios += f", {median / medians['shortest step']:5.2f} times the shortest step"
+        print(f"{name:14s} {median:6.2f} s (median of {options.rounds}), {ratios}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segkit.cli.app import launch
+from segkit.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -15,7 +16,8 @@ def task(config: DictConfig) -> None:
 
     from hydra.core.hydra_config import HydraConfig
 
-    from segkit.data_check import run
+    with quick_imports():
+        from segkit.data_check import run
 
     run(config, Path(HydraConfig.get().runtime.output_dir))
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segkit.cli.app import launch
+from segkit.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 def task(config: DictConfig) -> None:
-    from segkit.prediction import run
+    with quick_imports():
+        from segkit.prediction import run
 
     run(config)
 

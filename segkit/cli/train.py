@@ -5,28 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segkit.cli.app import launch
+from segkit.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 def task(config: DictConfig) -> float | list[float | None] | None:
-    import contextlib
     from pathlib import Path
 
     from hydra.core.hydra_config import HydraConfig
 
     from segkit.config.instantiate import plain
     from segkit.config.schema import RootSettings, checked
-    from segkit.tracking.courier import courier
 
     # What can be told without PyTorch is told before it is loaded.
     checked(RootSettings, plain(config))
-    if str(config.tracker.get("_target_")).endswith(".MlflowTracker"):
-        with contextlib.suppress(OSError):
-            courier().prepare()  # it imports MLflow while PyTorch is imported here
 
-    from segkit.experiment import run
+    with quick_imports():
+        from segkit.experiment import run
 
     runtime = HydraConfig.get().runtime
     return run(config, Path(runtime.output_dir), dict(runtime.choices))

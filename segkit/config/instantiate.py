@@ -22,6 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from segkit.config.errors import ConfigError, describe, unknown_key
+from segkit.quick_imports import quick_imports
 
 ALLOWED_MODULES = (
     "segkit.data.",
@@ -72,7 +73,8 @@ def locate(target: str, key: str) -> Callable[..., Any]:
     for length in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:length])
         try:
-            found: Any = importlib.import_module(module_name)
+            with quick_imports():
+                found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
                 continue

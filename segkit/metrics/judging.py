@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segkit.contracts import LabelSpace
 from segkit.metrics.scores import Scores, layer_scores, scores
+from segkit.quick_imports import quick_imports
 from segkit.resizing import resized_argmax, resized_signs
 
 if TYPE_CHECKING:
@@ -66,12 +67,14 @@ def judging(labels: LabelSpace) -> Judging:
 
 # Imported when first counted: torchmetrics takes seconds, and the first training step needs none of it.
 def _confusion_matrix(labels: LabelSpace) -> ConfusionMatrix:
-    from segkit.metrics.confusion import ConfusionMatrix
+    with quick_imports():
+        from segkit.metrics.confusion import ConfusionMatrix
 
     return ConfusionMatrix(labels.num_classes, labels.ignore_index)
 
 
 def _layer_counts(labels: LabelSpace) -> LayerCounts:
-    from segkit.metrics.confusion import LayerCounts
+    with quick_imports():
+        from segkit.metrics.confusion import LayerCounts
 
     return LayerCounts(labels.num_classes, labels.ignore_index)

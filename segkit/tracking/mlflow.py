@@ -90,7 +90,6 @@ class MlflowTracker:
                 self._folder,
                 RunRecord(self._destination, info.name, dict(info.params), tags, started, continues=info.continues),
             )
-            courier().begin(self._folder, self._every_s)
 
     def notify(self) -> None:
         with self._kept_from_the_run():
@@ -104,7 +103,8 @@ class MlflowTracker:
                     )
                 elif news.state == "caught up":
                     log.info("MLflow has caught up")
-            courier().begin(self._folder, self._every_s)  # again, if its process has died
+            # With the first step, since MLflow's import would slow down the way to it; again, if its process has died.
+            courier().begin(self._folder, self._every_s)
 
     def tag(self, tags: Mapping[str, str]) -> None:
         with self._kept_from_the_run():

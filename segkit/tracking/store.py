@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from segkit.quick_imports import quick_imports
 from segkit.tracking.run_folder import Destination
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def import_mlflow() -> type[MlflowClient]:
     """The class of MLflow's clients, once MLflow is imported, which takes seconds."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    with quick_imports():
+        from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # they announce every table of a fresh store
         logging.getLogger(name).setLevel(logging.WARNING)
