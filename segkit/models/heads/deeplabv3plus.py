@@ -28,7 +28,7 @@ class DeepLabV3PlusHead(nn.Module):
         aspp_channels: of each ASPP branch and its output.
         low_level_channels: to which the skip is reduced, lest it outweigh the ASPP.
         decoder_channels: of the two 3x3 convolutions.
-        dropout: share of channel values dropped before the classifier.
+        dropout: share of channels dropped before the classifier.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DeepLabV3PlusHead(nn.Module):
             conv_norm_relu(aspp_channels + low_level_channels, decoder_channels, 3),
             conv_norm_relu(decoder_channels, decoder_channels, 3),
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
         initialize(self, self.classifier)
 

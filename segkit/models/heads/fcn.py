@@ -14,9 +14,9 @@ from segkit.models.ranges import Positive, Share
 class FCNHead(nn.Module):
     """Logits (B, num_classes, h, w) at the stride of the one backbone level it reads.
 
-    A 3x3 convolution to `channels`, batch norm, ReLU, dropout and a 1x1 classifier: the single-stream form of
-    Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR 2015), as in
-    torchvision; the paper's skips are left out. Also the usual auxiliary head, with `level` 16.
+    A 3x3 convolution to `channels`, batch norm, ReLU, dropout of whole channels and a 1x1 classifier: the
+    single-stream form of Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation" (CVPR
+    2015); the paper's skips are left out. Also the usual auxiliary head, with `level` 16.
 
     Args:
         channels: of the hidden layer.
@@ -35,7 +35,7 @@ class FCNHead(nn.Module):
         super().__init__()
         self.index = len(features) - 1 if level is None else pick(features, level)
         self.hidden = conv_norm_relu(features[self.index].channels, channels, 3)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         initialize(self, self.classifier)
 

@@ -51,7 +51,7 @@ class PSPHead(nn.Module):
     Args:
         channels: of the joined map; each of the four pooled maps gets a quarter of the level's own channels.
         bins: regions along each side, one pooled map for each.
-        dropout: share of channel values dropped before the classifier.
+        dropout: share of channels dropped before the classifier.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class PSPHead(nn.Module):
             raise UserError("model.head.bins=[]; allowed: one number or more")
         in_channels = features[-1].channels
         self.pooling = PyramidPooling(in_channels, channels, max(in_channels // len(bins), 1), bins)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         initialize(self, self.classifier)
 

@@ -30,7 +30,7 @@ class UPerHead(nn.Module):
         channels: of every level of the pyramid.
         bins: of the pyramid pooling on the deepest level.
         norm_levels: layer norm on each of the backbone's maps, which transformers leave without one.
-        dropout: share of channel values dropped before the classifier.
+        dropout: share of channels dropped before the classifier.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class UPerHead(nn.Module):
         self.laterals = nn.ModuleList(conv_norm_relu(width, channels, 1) for width in widths[-2::-1])
         self.smooths = nn.ModuleList(conv_norm_relu(channels, channels, 3) for _ in widths[-2::-1])
         self.join = conv_norm_relu(len(widths) * channels, channels, 3)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         initialize(self, self.classifier)
 
