@@ -11,6 +11,8 @@ MAX_BYTES = 16 * MAX_PIXELS
 """Of a file: as many as four channels of 32 bits take uncompressed."""
 MAX_TEXT_BYTES = 2**28
 """Of a list or table: some millions of names."""
+TOO_LARGE = f"files of more than the {MAX_PIXELS} pixels that are decoded; cut them into tiles"
+NOT_AN_IMAGE = "not an image, or damaged or cut off"
 NO_FILE = "no regular files, but folders, pipes, sockets or devices"
 
 
@@ -51,3 +53,9 @@ def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
         return read_content(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnusableError(f"cannot be read as text: {error}") from None
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise UnusableError for an image of more pixels than are decoded."""
+    if height * width > MAX_PIXELS:
+        raise UnusableError(TOO_LARGE, f"{width}x{height}")

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from segkit.data.content import MAX_PIXELS, UnusableError, read_content
-
-if TYPE_CHECKING:
-    import tifffile
+from segkit.data import tiff
+from segkit.data.content import NOT_AN_IMAGE, TOO_LARGE, UnusableError, check_size, read_content
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+TIFF = (b"II", b"MM")  # how such files begin
 SUFFIXES = PICTURES | {".npy"}
 MASK_FORMATS = ("PNG", "TIFF", "BMP")
 FORMATS = (*MASK_FORMATS, "JPEG", "WEBP")
@@ -30,16 +27,7 @@ ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 COLOR_MODES = frozenset({"RGB", "RGBA", "P", "L", "1"})
 # Pillow widens grey of 2 and 4 bits to the full range of 8; these factors undo it.
 WIDENED = {"L;2": 85, "L;4": 17}
-INFLATION = 1032
-"""The most bytes that one byte of Deflate can stand for."""
-SPARE_BYTES = 2**26
-"""What inflating may take at a time, whatever the size of the image."""
-TOO_LARGE = f"files of more than the {MAX_PIXELS} pixels that are decoded; cut them into tiles"
-UNCOMPRESSED, DEFLATE = (1, 32773), (8, 32946, 50013)  # PackBits stand for 64 times as many bytes at most
-INFLATED = "TIFF files that hold more than they say, as if to fill the memory"
-NOT_READ = "TIFF compressed in a way that is not read; store it with Deflate or none"
 DAMAGED_ARRAY = "arrays that hold objects, or are damaged or cut off"
-NOT_AN_IMAGE = "not an image, or damaged or cut off"
 NOT_A_MASK = "not a PNG, TIFF, BMP or NPY mask, or damaged or cut off"
 
 # The bound is held before anything is decoded, so Pillow need not warn of sizes below it.
@@ -61,9 +49,9 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
     size = _declared_size(content)
     if size is None:
         raise UnusableError(NOT_AN_IMAGE)
-    _within_bounds(*size)
-    if content.startswith((b"II", b"MM")) and (array := _unusual_tiff(content, channels)) is not None:
-        return _as_image(array, channels)
+    check_size(*size)
+    if content.startswith(TIFF) and tiff.is_unusual(content, channels):
+        return _as_image(_channels_last(tiff.read(content), channels), channels)
     flags = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH}
     # Decoded from memory: on some systems OpenCV does not open names outside the local code page.
     try:
@@ -128,10 +116,8 @@ def read_layers(path: Path, num_layers: int) -> NDArray[np.uint8]:
     content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
         layers = _array(content)
-    elif content.startswith((b"II", b"MM")):
-        layers = _tiff(content)
-        if layers is None:
-            raise UnusableError(NOT_A_MASK)
+    elif content.startswith(TIFF):
+        layers = tiff.read(content)
     else:
         with _opened_mask(content) as image:
             layers = np.asarray(image)
@@ -154,11 +140,6 @@ def is_turned(path: Path) -> bool:
         return False
 
 
-def _within_bounds(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise UnusableError(TOO_LARGE, f"{width}x{height}")
-
-
 def _declared_size(content: bytes) -> tuple[int, int] | None:
     """(height, width) in the header of an image file; None if it has none."""
     if content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) >= 24:
@@ -172,7 +153,7 @@ def _declared_size(content: bytes) -> tuple[int, int] | None:
         raise UnusableError(TOO_LARGE) from None
     except Exception:  # Pillow raises whatever a damaged file makes Python raise
         # And it knows fewer kinds of TIFF than are read here.
-        return (0, 0) if content.startswith((b"II", b"MM")) else None
+        return (0, 0) if content.startswith(TIFF) else None
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:
@@ -218,65 +199,11 @@ def _channels_last(array: NDArray[Any], channels: int) -> NDArray[Any]:
     return array
 
 
-def _unusual_tiff(content: bytes, channels: int) -> NDArray[Any] | None:
-    """A TIFF that OpenCV would cut short or not open, (H, W, C); None for one to leave to OpenCV."""
-    with _as_tiff(content) as file:
-        series = file.series[0]
-        page = series.keyframe
-        _within_bounds(page.imagelength, page.imagewidth)
-        if len(series.pages) == 1 and page.samplesperpixel in (1, 3, 4) and channels in (1, 3):
-            return None
-    array = _tiff(content)
-    return None if array is None else _channels_last(array, channels)
-
-
-def _tiff(content: bytes) -> NDArray[Any] | None:
-    """The first series of a TIFF: one image, or pages of one size that are its channels, first or last."""
-    with _as_tiff(content) as file:
-        series = file.series[0]
-        if math.prod(series.shape) > 4 * MAX_PIXELS:  # as many values as of four channels
-            raise UnusableError(TOO_LARGE, str(series.shape))
-        _within_bounds(series.keyframe.imagelength, series.keyframe.imagewidth)
-        for page in series.pages:
-            if page is not None:
-                _refuse_inflation(page, content)
-        return series.asarray()
-
-
-def _refuse_inflation(page: Any, content: bytes) -> None:
-    """Raise UnusableError for a page whose parts decompress to more than it has pixels: tifffile would do so."""
-    kind = int(page.keyframe.compression)
-    if kind not in (*UNCOMPRESSED, *DEFLATE) and importlib.util.find_spec("imagecodecs") is None:
-        raise UnusableError(NOT_READ)
-    declared = math.prod(page.keyframe.chunks) * page.keyframe.dtype.itemsize
-    if kind not in DEFLATE or max(page.databytecounts, default=0) * INFLATION <= max(declared, SPARE_BYTES):
-        return
-    for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
-        inflated = zlib.decompressobj().decompress(content[start : start + length], declared + 1)
-        if len(inflated) > declared:
-            raise UnusableError(INFLATED)
-
-
-@contextmanager
-def _as_tiff(content: bytes) -> Iterator[tifffile.TiffFile]:
-    import tifffile  # a tenth of a second, and most data has no TIFF
-
-    try:
-        with tifffile.TiffFile(io.BytesIO(content), _multifile=False) as file:
-            yield file
-    except (UnusableError, MemoryError):
-        raise
-    except Exception as error:  # tifffile raises whatever a damaged file makes Python raise
-        if "imagecodecs" in str(error):
-            raise UnusableError(NOT_READ) from None
-        raise UnusableError(NOT_AN_IMAGE) from None
-
-
 @contextmanager
 def _opened_mask(content: bytes) -> Iterator[ImageFile.ImageFile]:
     try:
         size = _declared_size(content)
-        _within_bounds(*(size or (0, 0)))
+        check_size(*(size or (0, 0)))
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.format in ("JPEG", "WEBP") or image.info.get("compression") == "jpeg":
                 lossy = "WebP" if image.format == "WEBP" else "JPEG"

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segkit.contracts import LabelSpace, UserError
+from segkit.data.content import UnusableError
 from segkit.data.label_map import LabelMap, listed
-from segkit.data.reading import UnusableError
 
 LABELS = LabelSpace(("a", "b", "c"), ((0, 0, 0),) * 3, 255)
 

@@ -14,15 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segkit.data.reading import (
-    MAX_PIXELS,
-    UnusableError,
-    is_turned,
-    read_color_mask,
-    read_image,
-    read_layers,
-    read_mask,
-)
+from segkit.data.content import MAX_PIXELS, UnusableError
+from segkit.data.reading import is_turned, read_color_mask, read_image, read_layers, read_mask
 
 IDS = np.array([[0, 1, 2], [3, 2, 1]], np.uint8)
 

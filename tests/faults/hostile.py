@@ -178,7 +178,7 @@ def read(path: Path) -> Any:
         return None
     if path.suffix == ".mat":
         return Sbd.raw_mask(object.__new__(Sbd), path)
-    from segkit.data.reading import UnusableError
+    from segkit.data.content import UnusableError
 
     for reader in (read_mask, read_color_mask, lambda p: read_layers(p, 5), lambda p: read_image(p, 5), read_image):
         try:

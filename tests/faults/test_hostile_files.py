@@ -26,9 +26,10 @@ from segkit.config import instantiate
 from segkit.config.errors import ConfigError
 from segkit.contracts import DataError, LabelSpace, UserError
 from segkit.data.class_names import find_class_names
+from segkit.data.content import UnusableError
 from segkit.data.folder import Folder
 from segkit.data.inspection import Facts, inspected
-from segkit.data.reading import UnusableError, read_color_mask, read_image, read_layers, read_mask
+from segkit.data.reading import read_color_mask, read_image, read_layers, read_mask
 from segkit.data.split_lists import SplitLists
 from segkit.data.table import CsvTable
 from segkit.engine import checkpoint
