@@ -50,7 +50,7 @@ def restore(trainer: Trainer, content: Content) -> None:
     """
     try:
         before = _load(trainer, content)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"resume: the checkpoint is of another model or optimizer than this config: {error}") from None
     learning = trainer.learning
     for name, value in _position(trainer).items():

@@ -89,6 +89,24 @@ def test_gradients_that_are_not_finite_are_never_saved(tmp_path: Path):
         assert checkpoint.read(tmp_path / "checkpoints" / "last.pt")["state"]["step"] == 2
 
 
+@pytest.mark.parametrize("which", ["model", "average"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_weight_and_no_averaged_weight_that_is_not_finite_is_saved(tmp_path: Path, which: str, value: float):
+    with run(tmp_path, "trainer.ema.decay=0.9", steps=set()) as trainer:
+        learning = trainer.learning
+        assert learning.ema is not None
+        trainer.train_step(next(trainer.data.batches(0)))
+        trainer.save()
+        module = learning.model if which == "model" else learning.ema.model
+        with torch.no_grad():
+            next(module.parameters())[0, 0, 0, 0] = value
+        with pytest.raises(NonFiniteLoss, match="weights are not finite after step 1; nothing was saved"):
+            trainer.save()
+        saved = checkpoint.read(tmp_path / "checkpoints" / "last.pt")
+        values = (*saved["model"].values(), *saved["ema"]["model"].values())
+        assert all(value.isfinite().all() for value in values)
+
+
 def test_clipped_gradients_tell_at_their_own_step(tmp_path: Path):
     told = pytest.raises(NonFiniteLoss, match="the gradients are not finite at step 3")
     with run(tmp_path, "trainer.clip_norm=1.0", steps={3}, what="gradient") as trainer, told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.engine.learning import CompiledForward
 from segkit.errors import UserError
+from tests.conftest import REPOSITORY
 from tests.engine.in_process import SMALL_HEAD, finish, trainer_of
 
 # Operators whose result the host needs to go on, so that it waits for the device.
@@ -66,6 +68,39 @@ def test_no_step_waits_for_the_device(tmp_path: Path, options: list[str]):
             trainer.train_step(micro_batches)
     finish(trainer)
     assert waits.seen == []
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+OPTIMIZERS = sorted(path.stem for path in (REPOSITORY / "conf" / "optimizer").glob("*.yaml") if path.stem != "timm")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimizers_take_all_parameters_at_once(tmp_path: Path, optimizer: str):
+    """A step of one operator after the other for each parameter has six or more for each; timm's Lion has its sign."""
+    trainer = trainer_of(tmp_path, *SMALL_HEAD, f"optimizer={optimizer}")
+    batches = trainer.data.batches(0)
+    trainer.train_step(next(batches))  # makes the state, parameter by parameter
+    learning = trainer.learning
+    for parameter in learning.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with Operators() as operators:
+        learning.optimizer.step()
+    finish(trainer)
+    num_parameters = sum(len(group["params"]) for group in learning.optimizer.param_groups)
+    assert num_parameters > 20
+    assert any(name.startswith(("aten._fused_", "aten._foreach_")) for name in operators.seen)
+    assert operators.seen.total() < 2 * num_parameters
 
 
 def test_skipping_what_is_not_finite_waits_once_a_step(tmp_path: Path):

@@ -8,15 +8,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from segkit.config.schema import CheckpointSettings
 from segkit.engine import checkpoint
 from segkit.engine.checkpoint_keeper import CheckpointKeeper
+from segkit.engine.evaluator import Evaluation
 from segkit.engine.run_folder import RunFolder
 from tests.conftest import records, summary
+from tests.engine.in_process import SMALL_HEAD, finish, trainer_of
 from tests.faults.conftest import Starter
 from tests.faults.saving import content
 
@@ -120,7 +123,6 @@ def test_stopped_while_the_disk_is_full_the_checkpoint_before_is_gone_on_from(
     assert records(training.folder, "train")[-1]["step"] == saved + 2
 
 
-@pytest.mark.skipif("on_error" not in CheckpointSettings.model_fields, reason="no trainer.checkpoint.on_error here")
 def test_a_run_that_is_to_stop_stops_and_says_why(starter: Starter, disk: Path, tmp_path: Path):
     training = starter.start(disk / "run", *OFTEN, "trainer.checkpoint.on_error=stop", output=tmp_path)
     training.wait_for_step(3)
@@ -130,6 +132,32 @@ def test_a_run_that_is_to_stop_stops_and_says_why(starter: Starter, disk: Path, 
     for text in ("last.pt", "No space left on device", "it needs", "MB are free", "Make room"):
         assert text in ended.stderr
     assert checkpoint.newest(training.folder / "checkpoints") is not None
+
+
+def test_a_best_score_that_found_no_room_is_not_the_best(disk: Path):
+    """Evaluations score 0.1, 0.3 and 0.2 and the disk is full at the second: the third is the best that is there."""
+    trainer = trainer_of(disk / "run", *SMALL_HEAD, "trainer.max_epochs=3", "optimizer=sgd")
+    evaluate, scores = trainer.evaluator, [0.1, 0.3, 0.2]
+    monitor = trainer.settings.checkpoint.monitor
+
+    class Scripted:
+        data = evaluate.data
+
+        def __call__(self, *arguments: Any, **keys: Any) -> Evaluation:
+            evaluation = evaluate(*arguments, **keys)
+            if len(scores) == 2:
+                fill(disk)
+            elif len(scores) == 1:
+                (disk / "filler").unlink()
+            return replace(evaluation, scores=evaluation.scores | {monitor: scores.pop(0)})
+
+    trainer.evaluator = Scripted()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.fit()
+    finish(trainer)
+    assert scores == []
+    assert (trainer.state.best_score, trainer.state.best_step) == (0.2, trainer.state.step)
+    best = checkpoint.read(disk / "run" / "checkpoints" / "best.pt")["state"]
+    assert (best["best_score"], best["step"]) == (0.2, trainer.state.step)
 
 
 def test_lines_wait_for_the_disk_and_a_torn_one_is_completed(disk: Path, caplog: pytest.LogCaptureFixture):
