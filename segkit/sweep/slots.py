@@ -128,7 +128,9 @@ class OwnProcesses:
 
 def make_slots(launcher: Launcher, count: int) -> Slots:
     """`count` slots for what `launcher` starts."""
-    is_local = isinstance(launcher, BasicLauncher) or hasattr(launcher, "joblib")
+    # By name: where this module was imported first, Hydra's search for plugins has made a second class of it.
+    is_basic = any(kind.__module__ == BasicLauncher.__module__ for kind in type(launcher).__mro__)
+    is_local = is_basic or hasattr(launcher, "joblib")
     if not is_local:
         return Launched(launcher, count)
     return Here(launcher) if count == 1 else OwnProcesses(launcher, count)

@@ -286,7 +286,8 @@ def test_signals_and_kills_while_the_server_is_dead(starter: Starter, unreliable
 def test_a_server_killed_in_mid_run_gets_the_rest_when_it_is_back(
     starter: Starter, server: MlflowServer, tmp_path: Path
 ):
-    training = starter.start(tmp_path / "run", *LONG, "trainer.max_epochs=100", f"tracker.uri={server.uri}")
+    patient = ("tracker.timeout_s=120", f"tracker.uri={server.uri}")
+    training = starter.start(tmp_path / "run", *LONG, "trainer.max_epochs=100", *patient)
     folder = training.folder
 
     def arrived() -> int:
@@ -339,7 +340,7 @@ def test_many_runs_with_a_silent_server_end_in_time(
     silent = f"tracker.uri={unreliable.uri('silent')}"
     training = starter.start(tmp_path / "run", "hydra.mode=MULTIRUN", *many, "tracker=mlflow", silent, IMPATIENT)
     ended = training.wait(200)
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
     assert ended.stdout.count("python scripts/sync_mlflow.py") == 3, ended.stdout
     unreliable.healed = True
