@@ -9,7 +9,7 @@ import segkit
 
 PACKAGE = Path(segkit.__file__).parent
 PARTS = {"data", "models", "losses", "metrics", "optim", "predict", "tracking", "export", "sweep"}
-FOUNDATION = {"errors", "contracts", "resizing", "trials", "config"}
+FOUNDATION = {"errors", "contracts", "quick_imports", "resizing", "trials", "config"}
 JOINERS = {"objectives", "report", "record", "sweep_record", "trained", "experiment", "evaluation", "prediction"}
 JOINERS |= {
     "autobatch",
@@ -25,10 +25,11 @@ JOINERS |= {
 ALLOWED = {
     "errors": set(),
     "contracts": {"errors"},
+    "quick_imports": set(),
     "resizing": set(),
     "trials": set(),
-    "config": {"errors"},
-    **{part: {"errors", "contracts", "resizing"} for part in PARTS},
+    "config": {"errors", "quick_imports"},
+    **{part: {"errors", "contracts", "quick_imports", "resizing"} for part in PARTS},
     # A sweep is composed before anything else is: it reads its own settings, sampler and pruner.
     "sweep": FOUNDATION,
     "engine": FOUNDATION,
