@@ -12,15 +12,21 @@ if TYPE_CHECKING:
 
 
 def task(config: DictConfig) -> float | list[float | None] | None:
+    import contextlib
     from pathlib import Path
 
     from hydra.core.hydra_config import HydraConfig
 
     from segkit.config.instantiate import plain
     from segkit.config.schema import RootSettings, checked
+    from segkit.tracking.courier import courier
 
     # What can be told without PyTorch is told before it is loaded.
     checked(RootSettings, plain(config))
+    if str(config.tracker.get("_target_")).endswith(".MlflowTracker"):
+        with contextlib.suppress(OSError):
+            # It imports MLflow while PyTorch is imported here: later, it would slow down the steps of the first epoch.
+            courier().prepare()
 
     with quick_imports():
         from segkit.experiment import run

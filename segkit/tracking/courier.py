@@ -54,7 +54,7 @@ class Courier:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
-    def _start(self) -> None:
+    def prepare(self) -> None:
         """Start the process, which begins by importing MLflow. Raises OSError when the system refuses."""
         if self._process is not None:
             return
@@ -122,7 +122,7 @@ class Courier:
                     pipe.close()
 
     def _order(self, folder: Path, every_s: float, *, finish: bool) -> None:
-        self._start()
+        self.prepare()
         assert self._process is not None
         assert self._process.stdin is not None
         order = {"folder": str(folder.absolute()), "every_s": every_s, "finish": finish}

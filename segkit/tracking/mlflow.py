@@ -90,6 +90,7 @@ class MlflowTracker:
                 self._folder,
                 RunRecord(self._destination, info.name, dict(info.params), tags, started, continues=info.continues),
             )
+            courier().begin(self._folder, self._every_s)
 
     def notify(self) -> None:
         with self._kept_from_the_run():
@@ -103,8 +104,7 @@ class MlflowTracker:
                     )
                 elif news.state == "caught up":
                     log.info("MLflow has caught up")
-            # With the first step, since MLflow's import would slow down the way to it; again, if its process has died.
-            courier().begin(self._folder, self._every_s)
+            courier().begin(self._folder, self._every_s)  # again, if its process has died
 
     def tag(self, tags: Mapping[str, str]) -> None:
         with self._kept_from_the_run():

@@ -232,7 +232,6 @@ def test_a_courier_that_is_killed_is_replaced(run, store: str, caplog):
     tracker = track(run, store)
     tracker.start(INFO)
     run.train(1)
-    tracker.notify()
     wait_until(lambda: tracker.run_id is not None)
     os.kill(courier().pid, signal.SIGKILL)
     wait_until(lambda: tracker.notify() or courier().pid is None)
