@@ -23,7 +23,7 @@ import torch
 from segkit.config.schema import RootSettings, checked
 from segkit.contracts import Batch, SampleSource
 from segkit.data.augmentation import augmented
-from segkit.engine import memory
+from segkit.engine import heap, memory
 from segkit.engine.checkpoint import newest, read
 from segkit.engine.run_folder import RunFolder
 from segkit.errors import RunFailure, UserError
@@ -215,6 +215,7 @@ def probe() -> None:
     options = checked(RootSettings, values).trainer
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
+    heap.keep()  # as in training
     strategy = build_strategy(values, options)
     on_gpu = strategy.device.type == "cuda"
     # What this process has taken by now is part of the peaks to come.

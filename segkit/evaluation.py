@@ -14,6 +14,7 @@ from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, TrainerSettings, checked
 from segkit.contracts import Loss, SampleSource
 from segkit.data.splits import Official, Splitting
+from segkit.engine import heap
 from segkit.engine.evaluator import Evaluation
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import write_json
@@ -29,6 +30,7 @@ def run(config: DictConfig, folder: Path) -> float:
     values = instantiate.plain(config)
     settings = checked(EvaluateScriptSettings, values)
     trained = read_run(settings.run, trust=settings.trust)
+    heap.keep()
     evaluation = evaluate(trained, settings)
     output = folder if settings.output is None else Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)

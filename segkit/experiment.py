@@ -22,7 +22,7 @@ from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
 from segkit.data.decoded_cache import with_decoded_cache
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
 from segkit.data.splits import Splitting
-from segkit.engine import checkpoint
+from segkit.engine import checkpoint, heap
 from segkit.engine.cadence import total_steps
 from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.engine.ema import Ema
@@ -251,6 +251,7 @@ def _check_monitor(options: TrainerSettings, labels: LabelSpace, settings: RootS
 
 
 def _prepare_torch(options: TrainerSettings, seed: int) -> None:
+    heap.keep()
     torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)

@@ -1,9 +1,10 @@
 """Training images/s of the whole `train.py` command as a share of a bare loop's, and how long it waits for data.
 
-    python scripts/benchmarks/training_loop.py [--rounds 3] [--steps 40] [overrides of train.py ...]
+    python scripts/benchmarks/training_loop.py [--rounds 3] [--steps 40] [--keep-memory] [overrides of train.py ...]
 
-The bare loop trains the same network with the same loss, optimizer, precision and batch size on one batch
-that lies in memory: no data, no log, no tracker, no progress display. Both run in processes of their own and
+The bare loop trains the same network with the same loss, optimizer, precision and batch size on one batch that
+lies in memory: no data, no log, no tracker, no progress display. It leaves freed memory to the C library; with
+`--keep-memory` it keeps it, as training does (`segkit/engine/heap.py`). Both run in processes of their own and
 take turns, so that a machine whose speed drifts slows both; the medians are compared. The first steps of
 either, which allocate memory, do not count; nor does evaluation.
 """
@@ -42,7 +43,7 @@ def whole_command(overrides: list[str], steps: int, folder: Path) -> tuple[float
     return images / seconds, sum(line["data_wait_s"] for line in counted) / seconds
 
 
-def bare_loop(overrides: list[str], steps: int) -> float:
+def bare_loop(overrides: list[str], steps: int, keep_memory: bool) -> float:
     """Images/s of the loop that everyone would write first."""
     import hydra
     import torch
@@ -50,6 +51,7 @@ def bare_loop(overrides: list[str], steps: int) -> float:
 
     from segkit.config import instantiate
     from segkit.config.schema import RootSettings, checked
+    from segkit.engine import heap
     from segkit.engine.strategy.base import SingleDevice
     from segkit.experiment import build_learning
 
@@ -58,6 +60,8 @@ def bare_loop(overrides: list[str], steps: int) -> float:
         values = instantiate.plain(hydra.compose("train", overrides))
     settings = checked(RootSettings, values)
     options = settings.trainer
+    if keep_memory:
+        heap.keep()
     torch.manual_seed(settings.seed)
     source = instantiate.build(values["dataset"], "dataset", supplied=["split"])(split="train")
     transform = instantiate.build(values["transform"], "transform")
@@ -92,10 +96,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40, help="counted steps a round")
+    parser.add_argument("--keep-memory", action="store_true", help="in the bare loop too")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args()
     if options.bare:
-        print(bare_loop(overrides, options.steps))
+        print(bare_loop(overrides, options.steps, options.keep_memory))
         return
     whole: list[float] = []
     waiting: list[float] = []
@@ -106,6 +111,7 @@ def main() -> None:
             whole.append(speed)
             waiting.append(share)
             command = [sys.executable, __file__, "--bare", "--steps", str(options.steps), *overrides]
+            command += ["--keep-memory"] * options.keep_memory
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             bare.append(float(output.split()[-1]))
             print(

@@ -13,7 +13,8 @@ def keep() -> None:
     """Have freed memory stay with the process, where the C library can, so that the next step finds it there.
 
     As it is, glibc maps every tensor of tens of megabytes anew, and the system clears each page of it when it is
-    touched: with the activations of a training step on a CPU, in every step again.
+    touched: with the activations of a training step on a CPU, in every step again. It is a setting of the process, so
+    for commands to choose, and not for parts that others may import.
     """
     set_option = _of_glibc("mallopt")
     if set_option is not None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from segkit.engine import heap
 from segkit.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -29,8 +28,6 @@ class SingleDevice:
 
     def __init__(self, device: str = "auto", precision: Precision = "auto"):
         self.device = _device(device)
-        if self.device.type == "cpu":
-            heap.keep()
         self.precision = native_precision(self.device) if precision == "auto" else precision
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
