@@ -20,8 +20,9 @@ from segkit.losses.resizing import Resizing, Tile
 
 # Elements of all tensors of a tile together. CPUs keep these in their caches; GPUs want few, large kernels.
 CPU_ELEMENTS, CUDA_ELEMENTS = 600_000, 1 << 26
-# No more than this fraction of the full-size logits, over all threads, unless they are small.
-LARGEST_SHARE, SMALLEST = 12, 1 << 15
+# No more than the first fraction of the full-size logits, over all threads; where they are small the second for each
+# thread, up to so many elements, as many small tiles cost more in calls than in arithmetic; and at least so many.
+SHARE, SMALL_SHARE, SMALL, SMALLEST = 12, 4, 1 << 19, 1 << 15
 # Full-size elements below which starting threads costs more than it saves, and threads beyond which Python holds up.
 WORTH_A_THREAD, MOST_THREADS = 1_000_000, 16
 # More bands than threads, so that a thread that was held up leaves its share to the others.
@@ -57,7 +58,7 @@ class Plan:
         total = batch * classes * resizing.size[0] * resizing.size[1]
         on_cpu = resizing.logits.device.type == "cpu"
         self.threads = max(1, min(torch.get_num_threads(), MOST_THREADS, total // WORTH_A_THREAD)) if on_cpu else 1
-        share = max(total // (LARGEST_SHARE * self.threads), SMALLEST)
+        share = max(total // (SHARE * self.threads), min(total // SMALL_SHARE, SMALL), SMALLEST)
         self.elements = min(CPU_ELEMENTS if on_cpu else CUDA_ELEMENTS, share) // held_at_once
 
     def bands(self) -> list[Band]:
