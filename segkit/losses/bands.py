@@ -20,9 +20,12 @@ from segkit.losses.resizing import Resizing, Tile
 
 # Elements of all tensors of a tile together. CPUs keep these in their caches; GPUs want few, large kernels.
 CPU_ELEMENTS, CUDA_ELEMENTS = 600_000, 1 << 26
-# No more than the first fraction of the full-size logits, over all threads; where they are small the second for each
-# thread, up to so many elements, as many small tiles cost more in calls than in arithmetic; and at least so many.
-SHARE, SMALL_SHARE, SMALL, SMALLEST = 12, 4, 1 << 19, 1 << 15
+# No more than this fraction of the full-size logits, over all threads ...
+SHARE = 12
+# ... or this for each thread where that is few elements, as many small tiles cost more in calls than in arithmetic.
+SMALL_SHARE, SMALL = 4, 1 << 19
+# Below this nothing is gained by tiles.
+SMALLEST = 1 << 15
 # Full-size elements below which starting threads costs more than it saves, and threads beyond which Python holds up.
 WORTH_A_THREAD, MOST_THREADS = 1_000_000, 16
 # More bands than threads, so that a thread that was held up leaves its share to the others.

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import ClassWeightMethod, LossTerms, Prediction, UserError
-from segkit.losses.sums import ClassSums, Reading, check_in_range, class_sums
+from segkit.losses.readings import Reading, check_in_range
+from segkit.losses.sums import ClassSums, class_sums
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segkit.config import instantiate
 from segkit.contracts import Prediction
 from segkit.losses.combined import CombinedLoss
-from segkit.losses.sums import Reading, class_sums, pixel_surprise
+from segkit.losses.readings import Reading
+from segkit.losses.sums import class_sums, pixel_surprise
 from tests.config.test_options import compose, options
 from tests.losses.reference import IGNORE
 from tests.losses.test_base import value_and_gradient
