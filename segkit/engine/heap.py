@@ -14,7 +14,8 @@ def keep() -> None:
 
     As it is, glibc maps every tensor of tens of megabytes anew, and the system clears each page of it when it is
     touched: with the activations of a training step on a CPU, in every step again. It is a setting of the process, so
-    for commands to choose, and not for parts that others may import.
+    for commands to choose, and not for parts that others may import. After an allocation that failed, glibc serves the
+    thread from another arena, which maps blocks above 64 MiB all the same.
     """
     set_option = _of_glibc("mallopt")
     if set_option is not None:

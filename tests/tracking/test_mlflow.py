@@ -140,7 +140,7 @@ def test_a_bad_server_costs_a_bounded_time(run, kind: str, request: pytest.Fixtu
     for step in range(100):
         run.train(step)
         tracker.notify()
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 1.9, "the training waited for the server"
 
     def tells() -> bool:
         tracker.notify()
@@ -150,7 +150,7 @@ def test_a_bad_server_costs_a_bounded_time(run, kind: str, request: pytest.Fixtu
         wait_until(tells)
     begun = time.monotonic()
     tracker.finish("completed")
-    assert time.monotonic() - begun < 3.5
+    assert time.monotonic() - begun < 6.0
     assert caplog.text.count("is tried on") <= 1
     last = caplog.records[-1]
     assert last.levelno == logging.WARNING
