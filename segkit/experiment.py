@@ -256,7 +256,10 @@ def _prepare_torch(options: TrainerSettings, seed: int) -> None:
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     torch.backends.cudnn.benchmark = not options.deterministic
-    torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
+    if options.compile:
+        torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
+    else:  # the same without telling the compiler, which would have to be imported for that
+        torch._C._set_deterministic_algorithms(options.deterministic, warn_only=True)  # pyright: ignore[reportPrivateUsage]
     # Filling fresh tensors with NaN finds reads of memory never written, and costs a third of the speed.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     # Bilinear resizing has no deterministic CUDA backward; told once at the start instead of at every step.

@@ -9,7 +9,7 @@ import segkit
 
 PACKAGE = Path(segkit.__file__).parent
 PARTS = {"data", "models", "losses", "metrics", "optim", "predict", "tracking", "export", "sweep"}
-FOUNDATION = {"errors", "contracts", "quick_imports", "resizing", "trials", "config"}
+FOUNDATION = {"errors", "contracts", "lazy_compiler", "quick_imports", "resizing", "trials", "config"}
 JOINERS = {"objectives", "report", "record", "sweep_record", "trained", "experiment", "evaluation", "prediction"}
 JOINERS |= {
     "autobatch",
@@ -25,6 +25,7 @@ JOINERS |= {
 ALLOWED = {
     "errors": set(),
     "contracts": {"errors"},
+    "lazy_compiler": set(),
     "quick_imports": set(),
     "resizing": set(),
     "trials": set(),
