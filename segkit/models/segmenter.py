@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
+from segkit.models.atrous import leave_out_unseen_taps
 from segkit.models.backbone import Backbone
 from segkit.models.batch_norm import accept_single_values
 from segkit.models.normalization import Normalize
@@ -52,6 +53,7 @@ class Segmenter(nn.Module):
         self.head = head(features=features, num_classes=num_classes)
         self.auxiliary = None if auxiliary is None else auxiliary(features=features, num_classes=num_classes)
         accept_single_values(self)
+        leave_out_unseen_taps(self)
 
     def forward(self, images: Tensor) -> Prediction:
         maps = self.backbone(self.normalize(images))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segkit.contracts import Prediction, UserError
 from segkit.models import mit
+from segkit.models.atrous import leave_out_unseen_taps
 from segkit.models.backbone import Sizing, checkpoint_gradients
 from segkit.models.batch_norm import accept_single_values
 from segkit.models.normalization import Normalize
@@ -98,6 +99,7 @@ class SmpSegmenter(nn.Module):
             self.backbone.requires_grad_(False)
         self.train()
         accept_single_values(self)
+        leave_out_unseen_taps(self)
 
     @property
     def backbone(self) -> nn.Module:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
+from segkit.models.atrous import leave_out_unseen_taps
 from segkit.models.batch_norm import accept_single_values
 from segkit.models.normalization import Normalize
 from segkit.models.realtime.layers import conv_norm, initialize
@@ -52,6 +53,7 @@ class ENet(nn.Module):
         self.classifier = nn.ConvTranspose2d(16, num_classes, 2, stride=2)
         initialize(self, [])
         accept_single_values(self)
+        leave_out_unseen_taps(self)
 
     def forward(self, images: Tensor) -> Prediction:
         height, width = images.shape[-2:]
