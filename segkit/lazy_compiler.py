@@ -92,7 +92,7 @@ def _disable(fn: Any = None, recursive: bool = True, **options: Any) -> Any:
     """`torch._dynamo.disable`: the function as it is, until there is a compiler to leave it out of."""
     if fn is None:
         return functools.partial(_disable, recursive=recursive, **options)
-    if not isinstance(fn, FunctionType):
+    if not isinstance(fn, FunctionType) or not _is_stand_in(COMPILER):
         return _real(COMPILER).disable(fn, recursive, **options)
     chosen: Callable[..., Any] = fn
 
