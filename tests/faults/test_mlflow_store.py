@@ -299,7 +299,9 @@ def test_a_server_killed_in_mid_run_gets_the_rest_when_it_is_back(
     known = arrived()
     training.wait_for_step(known + 20)
     assert arrived() <= known + 20
+    training.send(signal.SIGSTOP)  # it must not be over before the server is there again, which takes its time
     server.start()
+    training.send(signal.SIGCONT)
     ended = training.wait(240)
     assert ended.returncode == 0, ended.stderr
     run_id = summary(folder)["mlflow_run_id"]
