@@ -27,15 +27,16 @@ class AtrousConv2d(nn.Conv2d):
         # A graph for maps of any size needs all taps.
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             return super().forward(input)
+        halves = _halves(self)
         # Of the taps on either side of the middle one, those whose reach ends within the map.
         seeing = [
             min(half, (size - 1) // rate)
-            for half, size, rate in zip(_halves(self), input.shape[-2:], self.dilation, strict=True)
+            for half, size, rate in zip(halves, input.shape[-2:], self.dilation, strict=True)
         ]
-        if seeing == _halves(self):
+        if seeing == halves:
             return super().forward(input)
         weight = self.weight
-        for axis, (half, taps) in enumerate(zip(_halves(self), seeing, strict=True), start=2):
+        for axis, (half, taps) in enumerate(zip(halves, seeing, strict=True), start=2):
             weight = weight.narrow(axis, half - taps, 2 * taps + 1)
         # A kernel one tap wide has no rate; oneDNN has fast kernels for depthwise convolutions only where none is told.
         rates = [rate if taps else 1 for rate, taps in zip(self.dilation, seeing, strict=True)]
