@@ -31,11 +31,14 @@ def test_a_run_that_compiles_nothing_does_not_import_it(tmp_path: Path):
     script.write_text(
         "import sys\nfrom segkit.cli.train import main\nmain()\n"
         "print('there:', 'torch._dynamo.eval_frame' in sys.modules)\n"
+        "import torch\n"
+        "print('deterministic:', torch.are_deterministic_algorithms_enabled())\n"
     )
-    arguments = [*TINY, "tracker=none", "trainer.max_steps=1", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = run(*arguments, cwd=tmp_path, script=str(script))
+    arguments = [*TINY, "tracker=none", "trainer.max_steps=1", "trainer.deterministic=true"]
+    done = run(*arguments, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, script=str(script))
     assert done.returncode == 0, done.stderr
     assert "there: False" in done.stdout
+    assert "deterministic: True" in done.stdout
 
 
 def test_importing_torchvision_and_stepping_an_optimizer_do_not_bring_it():
