@@ -92,14 +92,14 @@ def build(
     values: dict[str, Any], settings: RootSettings, folder: RunFolder, choices: Mapping[str, str]
 ) -> tuple[Trainer, LabelSpace]:
     """Everything that the config names, joined to a trainer that stands where it is to begin."""
-    _prepare_torch(settings.trainer, settings.seed)
+    strategy = build_strategy(values, settings.trainer)
+    _prepare_torch(settings.trainer, settings.seed, strategy.device)
     train_source, val_source = build_sources(values)
     computed_weights.fill_in(values, train_source)
     transform = instantiate.build(values["transform"], "transform")
     if settings.trainer.autobatch:
         settings = autobatch.settled(values, settings, train_source, transform, folder)
     options = settings.trainer
-    strategy = build_strategy(values, options)
     pin_memory = strategy.device.type == "cuda"
     data = TrainLoader(
         with_decoded_cache(train_source),
@@ -250,16 +250,17 @@ def _check_monitor(options: TrainerSettings, labels: LabelSpace, settings: RootS
         raise UserError(f"trainer.checkpoint.monitor={monitor}: no evaluation gives this. Allowed: {', '.join(names)}")
 
 
-def _prepare_torch(options: TrainerSettings, seed: int) -> None:
+def _prepare_torch(options: TrainerSettings, seed: int, device: torch.device) -> None:
+    deterministic = device.type == "cpu" if options.deterministic is None else options.deterministic
     heap.keep()
     torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
-    torch.backends.cudnn.benchmark = not options.deterministic
+    torch.backends.cudnn.benchmark = not deterministic
     if options.compile:
-        torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
     else:  # the same without telling the compiler, which would have to be imported for that
-        torch._C._set_deterministic_algorithms(options.deterministic, warn_only=True)  # pyright: ignore[reportPrivateUsage]
+        torch._C._set_deterministic_algorithms(deterministic, warn_only=True)  # pyright: ignore[reportPrivateUsage]
     # Filling fresh tensors with NaN finds reads of memory never written, and costs a third of the speed.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     # Bilinear resizing has no deterministic CUDA backward; told once at the start instead of at every step.

@@ -64,7 +64,7 @@ class TrainerSettings(Settings):
     strategy: dict[str, Any]
     device: str
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    deterministic: bool
+    deterministic: bool | None
     channels_last: bool
     compile: bool
     max_epochs: Positive | None

@@ -18,9 +18,10 @@ import torch
 
 from segkit.losses.resizing import Resizing, Tile
 
-# Elements of all tensors of a tile together. CPUs keep these in their caches; GPUs want few, large kernels.
-CPU_ELEMENTS, CUDA_ELEMENTS = 600_000, 1 << 26
-# No more than this fraction of the full-size logits, over all threads ...
+# Elements of all tensors of a tile together. CPUs keep these in their caches; GPUs want few, large kernels: with tiles
+# that are a fraction of the logits, starting kernels takes twice as long as the rest of a training step.
+CPU_ELEMENTS, CUDA_ELEMENTS = 600_000, 1 << 27
+# On CPUs no more than this fraction of the full-size logits, over all threads ...
 SHARE = 12
 # ... or this for each thread where that is few elements, as many small tiles cost more in calls than in arithmetic.
 SMALL_SHARE, SMALL = 4, 1 << 19
@@ -62,7 +63,7 @@ class Plan:
         on_cpu = resizing.logits.device.type == "cpu"
         self.threads = max(1, min(torch.get_num_threads(), MOST_THREADS, total // WORTH_A_THREAD)) if on_cpu else 1
         share = max(total // (SHARE * self.threads), min(total // SMALL_SHARE, SMALL), SMALLEST)
-        self.elements = min(CPU_ELEMENTS if on_cpu else CUDA_ELEMENTS, share) // held_at_once
+        self.elements = (min(CPU_ELEMENTS, share) if on_cpu else CUDA_ELEMENTS) // held_at_once
 
     def bands(self) -> list[Band]:
         """All bands, in the order in which their results are taken."""

@@ -71,9 +71,21 @@ class SoftmaxTile:
         return torch.stack([overlap, predicted, surprise, torch.zeros_like(truth), even, truth, truth])
 
     def _by_class(self, values_bR1T: Tensor) -> Tensor:
+        """Sums (b, C) of the values over the pixels of each true class."""
         batch, _, classes, _ = self.p_bRCT.shape
+        if self.p_bRCT.is_cuda:
+            return self._at_truth(values_bR1T).sum((1, 3), dtype=torch.float64)
         bins = torch.zeros(batch * classes, dtype=torch.float64, device=values_bR1T.device)
         return bins.scatter_add_(0, self.entry, values_bR1T.flatten().double()).view(batch, classes)
+
+    def _at_truth(self, values_bR1T: Tensor) -> Tensor:
+        """(b, R, C, T): the values at each pixel's true class, 0 elsewhere.
+
+        On GPUs in place of scattering: there many pixels that add to few sums wait for each other, and PyTorch's
+        deterministic way to scatter sorts all of them.
+        """
+        classes = torch.arange(self.p_bRCT.shape[2], device=values_bR1T.device).view(-1, 1)
+        return torch.where(self.target_bR1T == classes, values_bR1T, 0.0)
 
     def gradient(self, gradients_5bC: Tensor) -> Tensor:
         """With g the gradients of overlap, predicted, surprise and even, t the true class, f the slope of the surprise
@@ -94,7 +106,10 @@ class SoftmaxTile:
             of_even = of_even / p_bRCT.shape[2]
             shared += of_even.sum(1).view(-1, 1, 1, 1)
         gradient = torch.add(of_predicted[:, None, :, None], shared, out=self.logits_bRCT).mul_(p_bRCT)
-        gradient.scatter_add_(2, self.target_bR1T, truth)
+        if gradient.is_cuda:
+            gradient += self._at_truth(truth)
+        else:
+            gradient.scatter_add_(2, self.target_bR1T, truth)
         if self.reading.even:
             gradient -= of_even[:, None, :, None]
         return gradient.mul_(self.valid_bR1T)

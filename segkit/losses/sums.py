@@ -94,7 +94,7 @@ class _ClassSums(torch.autograd.Function):
 
 def _forward(logits: Tensor, mask: Tensor, reading: Reading, keep_surprise: Tensor | None = None) -> list[Tensor]:
     """Seven sums, (B, C) each, in the order of `sums` below."""
-    plan = Plan(Resizing(logits, _size(mask)), _held_at_once(reading))
+    plan = Plan(Resizing(logits, _size(mask)), _held_at_once(logits, reading))
 
     def sums_of(band: Band, resizing: Resizing) -> Tensor:
         sums_7bC = torch.zeros(7, len(logits[band.images]), logits.shape[1], dtype=torch.float64, device=logits.device)
@@ -115,7 +115,7 @@ def _forward(logits: Tensor, mask: Tensor, reading: Reading, keep_surprise: Tens
 
 def _backward(logits: Tensor, mask: Tensor, reading: Reading, gradients_5BC: Tensor) -> Tensor:
     """The gradient of the logits, given those of the first five sums."""
-    plan = Plan(Resizing(logits, _size(mask)), _held_at_once(reading))
+    plan = Plan(Resizing(logits, _size(mask)), _held_at_once(logits, reading))
     gradients_5BC = gradients_5BC.to(plan.resizing.dtype)
     gradient = plan.resizing.gradient()
 
@@ -147,9 +147,11 @@ def _read(resizing: Resizing, mask: Tensor, tile: Tile, reading: Reading) -> Sof
     return (SigmoidTile if reading.sigmoid else SoftmaxTile)(resizing, resizing.tile(tile), part, reading)
 
 
-def _held_at_once(reading: Reading) -> int:
+def _held_at_once(logits: Tensor, reading: Reading) -> int:
     """Tensors of a tile's size that one tile needs."""
-    return 12 if reading.sigmoid else 2
+    if reading.sigmoid:
+        return 12
+    return 4 if logits.is_cuda else 2
 
 
 @contextmanager
