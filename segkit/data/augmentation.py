@@ -1,4 +1,4 @@
-"""One way to read samples, and to call transforms: those that are handed a sample and those that read for themselves."""
+"""One way to read samples and one to call transforms, those that are handed a sample or read for themselves."""
 
 from __future__ import annotations
 
