@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -37,6 +38,7 @@ __all__ = [
     "TrainingData",
     "Transform",
     "UserError",
+    "integer_mask",
 ]
 
 
@@ -81,6 +83,12 @@ class LabelSpace:
     @property
     def num_classes(self) -> int:
         return len(self.names)
+
+    @property
+    def mask_dtype(self) -> type[np.uint8] | type[np.int32]:
+        """The type of masks: uint8 if it holds all ids, else int32."""
+        fits = self.num_classes <= 256 and 0 <= self.ignore_index <= 255
+        return np.uint8 if fits else np.int32
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,23 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         return Batch(self.images.pin_memory(), self.mask.pin_memory(), self.ids)
+
+
+def integer_mask(mask: Tensor, *ids: int) -> Tensor:
+    """`mask` in a type that PyTorch computes with on every device and that can hold `ids` too: itself, or as int64.
+
+    A number that the type cannot hold is compared by its lowest bits: in uint8, 255 == -1 and 44 == 300.
+
+    Raises UserError for masks that are not of integers.
+    """
+    if mask.is_floating_point() or mask.is_complex():
+        found = str(mask.dtype).removeprefix("torch.")
+        raise UserError(f"masks are {found}; allowed: integers of any type, as in mask.astype(numpy.int64)")
+    if mask.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        bounds = torch.iinfo(mask.dtype)
+        if all(bounds.min <= id <= bounds.max for id in ids):
+            return mask
+    return mask.long()
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
-from segkit import autobatch, computed_weights, objectives, record, report
+from segkit import autobatch, computed_weights, objectives, preflight, record, report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
+from segkit.data.augmentation import augmented
 from segkit.data.decoded_cache import with_decoded_cache
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
 from segkit.data.splits import Splitting
-from segkit.engine import checkpoint, heap
+from segkit.engine import checkpoint, heap, memory
 from segkit.engine.cadence import total_steps
 from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.engine.ema import Ema
@@ -120,6 +120,17 @@ def build(
         device=strategy.device,
         loss=learning.loss if options.evaluate.loss else None,
     )
+    with memory.shortage_explained(options, strategy.device):
+        preflight.check(
+            learning.model,
+            learning.loss,
+            evaluator.predictor,
+            labels=train_source.labels,
+            in_channels=int(values["dataset"].get("in_channels", 3)),
+            strategy=strategy,
+            sample=lambda: augmented(transform, train_source, 0, 0),
+            evaluates_loss=options.evaluate.loss,
+        )
     _check_monitor(options, val_source.labels, settings)
     tracker: Tracker = instantiate.build(values["tracker"], "tracker", supplied=SUPPLIED["tracker"])(
         run_folder=folder.path
@@ -170,8 +181,9 @@ def build_strategy(values: Mapping[str, Any], options: TrainerSettings) -> Singl
 def build_learning(
     values: dict[str, Any], options: TrainerSettings, strategy: SingleDevice, steps_per_epoch: int
 ) -> Learning:
-    model = strategy.prepare(instantiate.build(values["model"], "model"), channels_last=options.channels_last)
-    loss: nn.Module = instantiate.build(values["loss"], "loss").to(strategy.device)
+    model = preflight.as_module(instantiate.build(values["model"], "model"), "model")
+    model = strategy.prepare(model, channels_last=options.channels_last)
+    loss = preflight.as_module(instantiate.build(values["loss"], "loss"), "loss").to(strategy.device)
     optimizer = instantiate.build(values["optimizer"], "optimizer", supplied=SUPPLIED["optimizer"])(model)
     schedule = instantiate.build(values["scheduler"], "scheduler", supplied=SUPPLIED["scheduler"])(
         optimizer, total_steps=total_steps(options, steps_per_epoch), steps_per_epoch=steps_per_epoch
@@ -195,6 +207,13 @@ def build_evaluator(
     labels = source.labels
     listed = {name: checked(MetricSettings, metric) for name, metric in values["metrics"].items()}
 
+    metrics = {
+        name: ListedMetric(
+            instantiate.build(metric.metric, f"metrics.{name}.metric"), name=name, labels=labels, input=metric.input
+        )
+        for name, metric in listed.items()
+    }
+    preflight.check_metrics(metrics.values())
     judged = judging(labels)
     return Evaluator(
         EvaluationLoader(
@@ -210,16 +229,7 @@ def build_evaluator(
         judged.decide,
         lambda: judged.counts().to(device),
         judged.named_scores(labels),
-        {
-            name: ListedMetric(
-                instantiate.build(metric.metric, f"metrics.{name}.metric"),
-                name=name,
-                labels=labels,
-                input=metric.input,
-            )
-            for name, metric in listed.items()
-            if split in metric.splits
-        },
+        {name: metric for name, metric in metrics.items() if split in listed[name].splits},
         loss,
         options.evaluate.panel_samples,
     )

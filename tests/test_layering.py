@@ -15,6 +15,7 @@ JOINERS |= {
     "autobatch",
     "computed_weights",
     "data_check",
+    "preflight",
     "data_setup",
     "config_files",
     "split_making",

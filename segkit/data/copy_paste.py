@@ -68,9 +68,11 @@ class CopyPaste:
                 f"{other.id} {other.image.dtype} {other.image.shape}; pasting needs one size and type"
             )
         pasted = self._objects(other.mask, random)
-        crop.image[pasted] = other.image[pasted]
-        crop.mask[pasted] = other.mask[pasted]
-        return crop
+        # Copies: a base that changes nothing gives the very arrays of the source.
+        image, mask = crop.image.copy(), crop.mask.copy()
+        image[pasted] = other.image[pasted]
+        mask[pasted] = other.mask[pasted]
+        return Sample(image, mask, crop.id)
 
     def _objects(self, mask: NDArray[Any], random: Generator) -> NDArray[np.bool_]:
         """Which pixels (H, W) of `mask` belong to an object that is pasted."""

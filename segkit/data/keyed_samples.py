@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from segkit.contracts import DataError, ReadingTransform, Sample, SampleSource, Transform, UserError
-from segkit.data.augmentation import augmented
+from segkit.data.augmentation import augmented, read
 from segkit.data.collating import REPLACEMENTS, Item, Skipped
 
 OnError = Literal["raise", "skip"]
@@ -23,7 +23,7 @@ class PlainSamples(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         try:
-            return self.source.read(index)
+            return read(self.source, index)
         except UserError as error:
             return Skipped(error) if self.on_error == "skip" and isinstance(error, DataError) else error
 

@@ -78,8 +78,7 @@ class Source:
     @property
     def mask_dtype(self) -> type[np.uint8] | type[np.int32]:
         """The type of every mask of this data set: uint8 if it holds all ids, else int32."""
-        fits = self.num_classes <= 256 and 0 <= self.ignore_index <= 255
-        return np.uint8 if fits else np.int32
+        return self.labels.mask_dtype
 
     def __len__(self) -> int:
         raise NotImplementedError

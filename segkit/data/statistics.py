@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from segkit.contracts import LabelSpace, Sample, SampleSource, UserError
+from segkit.data.augmentation import read
 from segkit.data.views import leaf
 from segkit.data.worker_process import end_with
 from segkit.errors import RunFailure
@@ -239,7 +240,7 @@ def _counted(
 
 def _read_and_count(source: SampleSource, stamp: str, index: int) -> SampleFacts | str:
     try:
-        return count_sample(source.read(index), source.labels, stamp)
+        return count_sample(read(source, index), source.labels, stamp)
     except UserError as problem:
         return str(problem)
 

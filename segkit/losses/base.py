@@ -15,11 +15,9 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from segkit.contracts import ClassWeightMethod, LossTerms, Prediction, UserError
+from segkit.contracts import ClassWeightMethod, LossTerms, Prediction, UserError, integer_mask
 from segkit.losses.readings import Reading, check_in_range
 from segkit.losses.sums import ClassSums, class_sums
-
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Head:
@@ -27,7 +25,8 @@ class Head:
 
     Attributes:
         logits: (B, C, h, w) of any floating type.
-        mask: (B, H, W) ids of any integer type, or (B, C, H, W) of 0 and 1.
+        mask: (B, H, W) ids, or (B, C, H, W) of 0 and 1, of an integer type that can hold every class id and
+            `ignore_index`. It may be the caller's own: nothing writes into it.
         ignore_index: the mask value that is left out.
     """
 
@@ -41,9 +40,6 @@ class Head:
     @property
     def valid(self) -> Tensor:
         """Which entries of the mask count, bool in the mask's shape."""
-        held = torch.iinfo(self.mask.dtype)
-        if not held.min <= self.ignore_index <= held.max:
-            return torch.ones_like(self.mask, dtype=torch.bool)
         return self.mask != self.ignore_index
 
     def of_class(self, number: int) -> tuple[Tensor, Tensor]:
@@ -55,7 +51,7 @@ class Head:
         if self.mask.dim() == 3:
             return self.mask == number, self.valid
         mask = self.mask[:, number]
-        valid = mask.long() != self.ignore_index
+        valid = mask != self.ignore_index
         check_in_range((mask >= 0) & (mask <= 1) | ~valid)
         return mask == 1, valid
 
@@ -65,7 +61,7 @@ class Head:
         if self.mask.dim() == 4:
             return torch.stack([self.of_class(number)[0].any() for number in range(classes)])
         valid = self.valid.flatten()
-        ids = self.mask.long().flatten().masked_fill_(~valid, 0)
+        ids = self.mask.long().flatten().where(valid, 0)
         counts = torch.zeros(classes, dtype=torch.int64, device=ids.device)
         return counts.scatter_add_(0, ids, valid.long()) > 0
 
@@ -126,7 +122,7 @@ class SegmentationLoss(nn.Module, ABC):
 
     def heads(self, prediction: Prediction, mask: Tensor, *, even: bool) -> dict[str, Head]:
         """The main head, as "", and the auxiliary ones by name. Raises UserError for shapes that do not fit."""
-        mask = self._checked_mask(prediction, mask if mask.dtype in _INTEGERS else mask.int())
+        mask = self._checked_mask(prediction, integer_mask(mask, self.ignore_index, self.num_classes - 1))
         logits = {"": prediction.logits, **prediction.auxiliary}
         return {name: Head(of_head, mask, self.ignore_index, even=even) for name, of_head in logits.items()}
 

@@ -41,7 +41,7 @@ class OhemLoss(CrossEntropyLoss):
 
     def compute(self, head: Head) -> LossTerms:
         # The other pixels are ignored: the cross-entropy of such a mask is that of the hard pixels.
-        mask = head.mask.int().masked_fill_(~self._hard(head), self.ignore_index)
+        mask = head.mask.where(self._hard(head), self.ignore_index)
         total = super().compute(Head(head.logits, mask, self.ignore_index, even=self.wants_even)).total
         return LossTerms(total, {"ohem": total.detach()})
 

@@ -39,7 +39,7 @@ class SoftmaxTile:
         self.reading = reading
         ids_bRT = mask_bRT.long()
         valid_bRT = ids_bRT != reading.ignore_index
-        self.target_bR1T = ids_bRT.masked_fill_(~valid_bRT, 0).unsqueeze(2)
+        self.target_bR1T = ids_bRT.where(valid_bRT, 0).unsqueeze(2)
         self.valid_bR1T = valid_bRT.to(logits_bRCT.dtype).unsqueeze(2)
         batch, _, classes, _ = logits_bRCT.shape
         image_b111 = torch.arange(batch, device=mask_bRT.device).view(-1, 1, 1, 1)

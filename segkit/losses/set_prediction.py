@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from segkit.contracts import LossTerms, Prediction, QueryPrediction, UserError
+from segkit.contracts import LossTerms, Prediction, QueryPrediction, UserError, integer_mask
 from segkit.losses.base import at_least_zero, positive
 
 
@@ -34,7 +34,7 @@ class Segments(NamedTuple):
 def semantic_segments(mask: Tensor, ignore_index: int) -> list[Segments]:
     """For each image of a mask (B, H, W) of class ids, one segment a class in it."""
     found: list[Segments] = []
-    for mask_HW in mask.long():
+    for mask_HW in integer_mask(mask).long():
         valid_HW = mask_HW != ignore_index
         classes_S = mask_HW[valid_HW].unique()
         found.append(Segments(classes_S, mask_HW == classes_S.view(-1, 1, 1), valid_HW))

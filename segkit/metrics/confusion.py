@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segkit.contracts import DataError
+from segkit.contracts import DataError, integer_mask
 
 # Pixels counted at once: CPUs keep these in their caches; GPUs want few, large kernels, of 70 MB of indices here.
 CPU_PIXELS, GPU_PIXELS = 1 << 17, 1 << 22
@@ -50,6 +50,7 @@ class Counts(Metric):
 
     def update(self, predicted: Tensor, mask: Tensor) -> None:
         """Count `predicted` against `mask`, of one shape and of any integer types."""
+        mask = integer_mask(mask, self.ignore_index)
         at_once = CPU_PIXELS if mask.device.type == "cpu" else GPU_PIXELS
         for matrix, *layer in zip(self.counts, self.layers(predicted), self.layers(mask), strict=True):
             for guesses, truths in zip(*(part.reshape(-1).split(at_once) for part in layer), strict=True):
