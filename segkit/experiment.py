@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from segkit import autobatch, computed_weights, objectives, record, report
+from segkit import autobatch, computed_weights, mean_and_std, objectives, record, report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
@@ -82,7 +82,10 @@ def check_nodes(values: Mapping[str, Any]) -> None:
     """Hold every node of the config against its constructor, before any of it is built."""
     computed_weights.check(values["loss"])
     for key, supplied in SUPPLIED.items():
-        instantiate.check(computed_weights.left_out(values[key]), key, supplied)
+        node = computed_weights.left_out(values[key])
+        if key == "model":
+            node, supplied = mean_and_std.left_out(node)
+        instantiate.check(node, key, supplied)
     instantiate.check(values["trainer"]["strategy"], "trainer.strategy")
     for name, metric in values["metrics"].items():
         instantiate.check(metric["metric"], f"metrics.{name}.metric")
@@ -95,6 +98,8 @@ def build(
     _prepare_torch(settings.trainer, settings.seed)
     train_source, val_source = build_sources(values)
     computed_weights.fill_in(values, train_source)
+    image_kind = mean_and_std.image_kind(train_source)
+    mean_and_std.fill_in(values, image_kind)
     transform = instantiate.build(values["transform"], "transform")
     if settings.trainer.autobatch:
         settings = autobatch.settled(values, settings, train_source, transform, folder)
@@ -137,6 +142,7 @@ def build(
             "config": json.dumps(values),
             "labels": {**asdict(train_source.labels)},
             "precision": strategy.precision,
+            "images": None if image_kind is None else image_kind._asdict(),
         },
         on_best=lambda evaluation: report.keep(evaluation, folder.path),
         **({} if trial is None else {"on_score": trial.report}),

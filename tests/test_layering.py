@@ -14,6 +14,7 @@ JOINERS = {"objectives", "report", "record", "sweep_record", "trained", "experim
 JOINERS |= {
     "autobatch",
     "computed_weights",
+    "mean_and_std",
     "data_check",
     "data_setup",
     "config_files",

@@ -1,0 +1,147 @@
+"""Mean and standard deviation of the images that a model is to get, decided once, when its training begins.
+
+They follow the pretrained weights unless the user says otherwise: the first layers of a network have learnt from
+images of one scale. The numbers go into the model's node, and with it into checkpoints, which need no second decision.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from segkit.config import instantiate
+from segkit.contracts import DataError, SampleSource, UserError
+from segkit.models.normalization import IMAGENET, Statistics
+
+log = logging.getLogger(__name__)
+
+KEYS = ("mean", "std")
+Node = dict[str, Any]
+
+
+class ImageKind(NamedTuple):
+    """What the images of a training split are: the type of their values, and the range of the first image."""
+
+    dtype: str
+    low: float
+    high: float
+
+    @property
+    def has_own_units(self) -> bool:
+        """Whether these are no shares of a full range: neither 8-bit nor all in 0..1."""
+        return self.dtype != "uint8" and not (self.low >= 0 and self.high <= 1)
+
+
+def image_kind(source: SampleSource) -> ImageKind | None:
+    """That of the first image which can be read; None where the first few cannot."""
+    for index in range(min(len(source), 5)):
+        try:
+            image = source.read(index).image
+        except DataError:
+            continue
+        return ImageKind(str(image.dtype), float(image.min()), float(image.max()))
+    return None
+
+
+def left_out(model: Node) -> tuple[Node, tuple[str, ...]]:
+    """The model's node without `mean` and `std` that are null, and which of both are to be supplied to it."""
+    wanted = tuple(key for key in KEYS if key in _parameters(model) and model.get(key) is None)
+    return {key: value for key, value in model.items() if key not in wanted}, wanted
+
+
+def fill_in(values: Node, kind: ImageKind | None = None) -> None:
+    """Put mean and std into `values["model"]`, and where they come from into `values["computed"]`.
+
+    The first of these that is there: `model.mean`, `dataset.mean`, what the model's pretrained weights were trained
+    with, `dataset.data_mean`, ImageNet's; the same for std. Images in units of their own (`kind`) leave out the two
+    that are shares of a full range. Raises UserError where nothing fits.
+    """
+    model, dataset = values["model"], values["dataset"]
+    _, wanted = left_out(model)
+    if not wanted:
+        return
+    channels = int(dataset.get("in_channels", 3))
+    name, weights = _weights_statistics(model)
+    for position, key in enumerate(KEYS):
+        if key not in wanted:
+            continue
+        if dataset.get(key) is not None:
+            found, origin = dataset[key], f"dataset.{key}"
+        elif weights is not None and not (kind and kind.has_own_units):
+            found, origin = weights.of_channels(channels)[position], f"the pretrained weights of {name}"
+        elif dataset.get(f"data_{key}") is not None:
+            found, origin = dataset[f"data_{key}"], f"dataset.data_{key}"
+        else:
+            found, origin = _imagenet(key, channels, kind)[position], "ImageNet"
+        model[key] = list(found)
+        values.setdefault("computed", {})[f"model.{key}"] = origin
+    _tell(values, wanted, weights and weights.of_channels(channels), name)
+
+
+def _weights_statistics(model: Node) -> tuple[str, Statistics | None]:
+    """The name and statistics of the pretrained weights that the model's node asks for.
+
+    A class says so by a static method `weights_statistics` of its own arguments, as `TimmBackbone` has.
+    """
+    found: dict[Statistics, str] = {}
+    for key, node in instantiate.nodes(model, "model"):
+        target = instantiate.locate(str(node["_target_"]), f"{key}._target_")
+        arguments = {name: value for name, value in node.items() if name not in instantiate.SPECIAL_KEYS}
+        name = str(arguments.get("name") or arguments.get("encoder") or getattr(target, "__name__", target))
+        if (ask := getattr(target, "weights_statistics", None)) is not None:
+            statistics = ask(**arguments)
+            if statistics is not None:
+                found.setdefault(Statistics(*map(tuple, statistics)), name)
+        elif arguments.get("pretrained") or arguments.get("weights"):
+            log.warning(
+                "%s does not say what its pretrained weights were normalised with; if that was not what follows, "
+                "set dataset.mean and dataset.std",
+                name,
+            )
+    if len(found) > 1:
+        raise UserError(
+            "the pretrained weights of "
+            + " and ".join(f"{name} (mean {_shown(statistics.mean)})" for statistics, name in found.items())
+            + " were normalised differently; set dataset.mean and dataset.std"
+        )
+    return next(((name, statistics) for statistics, name in found.items()), ("", None))
+
+
+def _imagenet(key: str, channels: int, kind: ImageKind | None) -> Statistics:
+    counted = "give dataset.mean and dataset.std, which scripts/check_data.py counts"
+    if kind and kind.has_own_units:
+        raise UserError(
+            f"dataset.{key} is null, and the images have units of their own ({kind.low:g}..{kind.high:g} in the "
+            f"first one): {counted}"
+        )
+    if channels not in (1, 3):
+        raise UserError(
+            f"dataset.{key} is null, and images of dataset.in_channels={channels} have no usual one: {counted}"
+        )
+    return IMAGENET.of_channels(channels)
+
+
+def _tell(values: Node, keys: tuple[str, ...], weights: Statistics | None, name: str) -> None:
+    model, origins = values["model"], values["computed"]
+    said = ", ".join(f"{key} {_shown(model[key])}" for key in keys)
+    log.info("images: %s (%s)", said, " and ".join(dict.fromkeys(origins[f"model.{key}"] for key in keys)))
+    if weights is not None and any(list(getattr(weights, key)) != model[key] for key in keys):
+        log.info(
+            "the pretrained weights of %s were trained with mean %s, std %s",
+            name,
+            _shown(weights.mean),
+            _shown(weights.std),
+        )
+
+
+def _shown(numbers: Any) -> str:
+    return " ".join(f"{number:.4g}" for number in numbers)
+
+
+def _parameters(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return inspect.signature(instantiate.locate(str(model["_target_"]), "model._target_")).parameters
+    except ValueError:  # a builtin
+        return {}
