@@ -15,6 +15,7 @@ JOINERS |= {
     "autobatch",
     "computed_weights",
     "mean_and_std",
+    "accepted_images",
     "data_check",
     "data_setup",
     "config_files",
