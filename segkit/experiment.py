@@ -99,7 +99,7 @@ def build(
     train_source, val_source = build_sources(values)
     computed_weights.fill_in(values, train_source)
     image_kind = mean_and_std.image_kind(train_source)
-    mean_and_std.fill_in(values, image_kind)
+    normalization = mean_and_std.decide(values, image_kind)
     transform = instantiate.build(values["transform"], "transform")
     if settings.trainer.autobatch:
         settings = autobatch.settled(values, settings, train_source, transform, folder)
@@ -117,7 +117,7 @@ def build(
         pin_memory=pin_memory,
         timeout_s=options.data_timeout_s,
     )
-    learning = build_learning(values, options, strategy, data.steps_per_epoch)
+    learning = build_learning(values, options, strategy, data.steps_per_epoch, normalization)
     evaluator = build_evaluator(
         values,
         val_source,
@@ -143,13 +143,15 @@ def build(
             "labels": {**asdict(train_source.labels)},
             "precision": strategy.precision,
             "images": None if image_kind is None else image_kind._asdict(),
+            "normalization": None if normalization is None else asdict(normalization),
         },
         on_best=lambda evaluation: report.keep(evaluation, folder.path),
         **({} if trial is None else {"on_score": trial.report}),
     )
     trainer = Trainer(learning, data, evaluator, recording, strategy=strategy, settings=options)
     continued = _resume(trainer, settings.resume)
-    tracker.start(record.run_info(values, settings, choices, trainer, (train_source, val_source), continued))
+    recorded = values if normalization is None else {**values, "normalization": asdict(normalization)}
+    tracker.start(record.run_info(recorded, settings, choices, trainer, (train_source, val_source), continued))
     record.announce(trainer, choices, (train_source, val_source))
     return trainer, train_source.labels
 
@@ -174,9 +176,13 @@ def build_strategy(values: Mapping[str, Any], options: TrainerSettings) -> Singl
 
 
 def build_learning(
-    values: dict[str, Any], options: TrainerSettings, strategy: SingleDevice, steps_per_epoch: int
+    values: dict[str, Any],
+    options: TrainerSettings,
+    strategy: SingleDevice,
+    steps_per_epoch: int,
+    normalization: mean_and_std.Normalization | None,
 ) -> Learning:
-    model = strategy.prepare(instantiate.build(values["model"], "model"), channels_last=options.channels_last)
+    model = strategy.prepare(mean_and_std.build_model(values, normalization), channels_last=options.channels_last)
     loss: nn.Module = instantiate.build(values["loss"], "loss").to(strategy.device)
     optimizer = instantiate.build(values["optimizer"], "optimizer", supplied=SUPPLIED["optimizer"])(model)
     schedule = instantiate.build(values["scheduler"], "scheduler", supplied=SUPPLIED["scheduler"])(

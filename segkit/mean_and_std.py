@@ -1,7 +1,7 @@
 """Mean and standard deviation of the images that a model is to get, decided once, when its training begins.
 
 They follow the pretrained weights unless the user says otherwise: the first layers of a network have learnt from
-images of one scale. The numbers go into the model's node, and with it into checkpoints, which need no second decision.
+images of one scale. Checkpoints keep what was decided: whoever reads one does not decide again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from torch import nn
 
 from segkit.config import instantiate
 from segkit.contracts import DataError, SampleSource, UserError
@@ -18,7 +21,6 @@ from segkit.models.normalization import IMAGENET, Statistics
 log = logging.getLogger(__name__)
 
 KEYS = ("mean", "std")
-Node = dict[str, Any]
 
 
 class ImageKind(NamedTuple):
@@ -45,42 +47,64 @@ def image_kind(source: SampleSource) -> ImageKind | None:
     return None
 
 
-def left_out(model: Node) -> tuple[Node, tuple[str, ...]]:
+@dataclass(frozen=True)
+class Normalization:
+    """What a model's images are normalised with, in the units that `Normalize` states, and who says so."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mean_from: str
+    std_from: str
+
+
+def build_model(values: Mapping[str, Any], normalization: Normalization | None) -> nn.Module:
+    """The model of the config, which is supplied with what it leaves open of mean and std."""
+    node, wanted = left_out(values["model"])
+    supplied = {key: list(getattr(normalization, key)) for key in wanted}
+    return instantiate.build(node | supplied, "model")
+
+
+def left_out(model: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The model's node without `mean` and `std` that are null, and which of both are to be supplied to it."""
-    wanted = tuple(key for key in KEYS if key in _parameters(model) and model.get(key) is None)
+    parameters = _parameters(model)
+    wanted = tuple(key for key in KEYS if key in parameters and model.get(key) is None)
     return {key: value for key, value in model.items() if key not in wanted}, wanted
 
 
-def fill_in(values: Node, kind: ImageKind | None = None) -> None:
-    """Put mean and std into `values["model"]`, and where they come from into `values["computed"]`.
+def decide(values: Mapping[str, Any], kind: ImageKind | None = None) -> Normalization | None:
+    """What the model's images are to be normalised with; None for a model that takes no mean and std.
 
     The first of these that is there: `model.mean`, `dataset.mean`, what the model's pretrained weights were trained
     with, `dataset.data_mean`, ImageNet's; the same for std. Images in units of their own (`kind`) leave out the two
     that are shares of a full range. Raises UserError where nothing fits.
     """
     model, dataset = values["model"], values["dataset"]
-    _, wanted = left_out(model)
-    if not wanted:
-        return
+    if not set(KEYS) & set(_parameters(model)):
+        return None
     channels = int(dataset.get("in_channels", 3))
     name, weights = _weights_statistics(model)
-    for position, key in enumerate(KEYS):
-        if key not in wanted:
-            continue
-        if dataset.get(key) is not None:
-            found, origin = dataset[key], f"dataset.{key}"
+    weights = weights and weights.of_channels(channels)
+    found: dict[str, Any] = {}
+    for key in KEYS:
+        if model.get(key) is not None:
+            found[key], origin = model[key], f"model.{key}"
+        elif dataset.get(key) is not None:
+            found[key], origin = dataset[key], f"dataset.{key}"
         elif weights is not None and not (kind and kind.has_own_units):
-            found, origin = weights.of_channels(channels)[position], f"the pretrained weights of {name}"
+            found[key], origin = getattr(weights, key), f"the pretrained weights of {name}"
         elif dataset.get(f"data_{key}") is not None:
-            found, origin = dataset[f"data_{key}"], f"dataset.data_{key}"
+            found[key], origin = dataset[f"data_{key}"], f"dataset.data_{key}"
         else:
-            found, origin = _imagenet(key, channels, kind)[position], "ImageNet"
-        model[key] = list(found)
-        values.setdefault("computed", {})[f"model.{key}"] = origin
-    _tell(values, wanted, weights and weights.of_channels(channels), name)
+            found[key], origin = getattr(_imagenet(key, channels, kind), key), "ImageNet"
+        found |= {key: tuple(found[key]), f"{key}_from": origin}
+    decided = Normalization(**found)
+    log.info("images: %s (%s)", _shown(decided), " and ".join(dict.fromkeys([decided.mean_from, decided.std_from])))
+    if weights is not None and weights != (decided.mean, decided.std):
+        log.info("the pretrained weights of %s were trained with %s", name, _shown(weights))
+    return decided
 
 
-def _weights_statistics(model: Node) -> tuple[str, Statistics | None]:
+def _weights_statistics(model: Mapping[str, Any]) -> tuple[str, Statistics | None]:
     """The name and statistics of the pretrained weights that the model's node asks for.
 
     A class says so by a static method `weights_statistics` of its own arguments, as `TimmBackbone` has.
@@ -103,7 +127,7 @@ def _weights_statistics(model: Node) -> tuple[str, Statistics | None]:
     if len(found) > 1:
         raise UserError(
             "the pretrained weights of "
-            + " and ".join(f"{name} (mean {_shown(statistics.mean)})" for statistics, name in found.items())
+            + " and ".join(f"{name} ({_shown(statistics)})" for statistics, name in found.items())
             + " were normalised differently; set dataset.mean and dataset.std"
         )
     return next(((name, statistics) for statistics, name in found.items()), ("", None))
@@ -123,21 +147,8 @@ def _imagenet(key: str, channels: int, kind: ImageKind | None) -> Statistics:
     return IMAGENET.of_channels(channels)
 
 
-def _tell(values: Node, keys: tuple[str, ...], weights: Statistics | None, name: str) -> None:
-    model, origins = values["model"], values["computed"]
-    said = ", ".join(f"{key} {_shown(model[key])}" for key in keys)
-    log.info("images: %s (%s)", said, " and ".join(dict.fromkeys(origins[f"model.{key}"] for key in keys)))
-    if weights is not None and any(list(getattr(weights, key)) != model[key] for key in keys):
-        log.info(
-            "the pretrained weights of %s were trained with mean %s, std %s",
-            name,
-            _shown(weights.mean),
-            _shown(weights.std),
-        )
-
-
-def _shown(numbers: Any) -> str:
-    return " ".join(f"{number:.4g}" for number in numbers)
+def _shown(statistics: Statistics | Normalization) -> str:
+    return ", ".join(f"{key} " + " ".join(f"{number:.4g}" for number in getattr(statistics, key)) for key in KEYS)
 
 
 def _parameters(model: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -98,6 +98,12 @@ class TrainedRun:
     def step(self) -> int:
         return int(self.content["state"]["step"])
 
+    @property
+    def normalization(self) -> dict[str, Any]:
+        """The mean and std that training decided on, of what the stored config leaves open."""
+        decided = self.content.get("normalization")
+        return {key: decided[key] for key in ("mean", "std")} if decided else {}
+
     def build(self, key: str, *, overrides: Mapping[str, Any] | None = None, supplied: Sequence[str] = ()) -> Any:
         """The object that `key` of the stored config describes, if all classes it names are allowed."""
         node = copy.deepcopy(self.config[key]) | dict(overrides or {})
@@ -108,7 +114,7 @@ class TrainedRun:
         """The model with the weights of this checkpoint: the averaged ones if the run averaged them."""
         node = copy.deepcopy(self.config["model"])
         _forget_pretrained_weights(node)
-        model: nn.Module = self.build("model", overrides=node)
+        model: nn.Module = self.build("model", overrides=node | self.normalization)
         ema = self.content.get("ema")
         weights = self.content["model"] if ema is None else ema["model"]
         try:
@@ -136,9 +142,12 @@ def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
             raise TypeError("its parts are no nodes")
         if missing := {"model", "precision", "state"} - content.keys():
             raise KeyError(*sorted(missing))
+        run = TrainedRun(file, content, config, space, tuple(trust))
+        if not all(isinstance(number, int | float) for numbers in run.normalization.values() for number in numbers):
+            raise TypeError("mean and std are no numbers")
+        return run
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None
-    return TrainedRun(file, content, config, space, tuple(trust))
 
 
 def load_trained_model(
@@ -170,8 +179,8 @@ def as_trained_model(
 
 
 def _accepted_images(run: TrainedRun) -> AcceptedImages:
-    model, dataset = run.config["model"], run.config["dataset"]
-    mean, std = (model.get(key) or dataset.get(key) or [0.5] for key in ("mean", "std"))
+    dataset = run.config["dataset"]
+    mean, std = ((run.config["model"] | run.normalization).get(key, [0.5]) for key in ("mean", "std"))
     kind = kind_of_training(run.content.get("images"), mean, std)
     return AcceptedImages(int(dataset.get("in_channels", 3)), kind)
 

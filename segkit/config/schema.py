@@ -122,7 +122,6 @@ class RootSettings(Settings):
     predictor: dict[str, Any]
     tracker: dict[str, Any]
     paths: dict[str, str]
-    computed: dict[str, str] = {}  # where numbers come from that stand in place of null or of a method's name
 
 
 class EvaluateScriptSettings(Settings):

@@ -49,8 +49,7 @@ def build(option: str, *overrides: str, classes: int = CLASSES, channels: int = 
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         values = instantiate.plain(compose("train", overrides=[f"model={option}", *label_space, *overrides]))
-    mean_and_std.fill_in(values)
-    return instantiate.build(values["model"], "model")
+    return mean_and_std.build_model(values, mean_and_std.decide(values))
 
 
 def images(*shape: int) -> Tensor:
