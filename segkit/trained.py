@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segkit.accepted_images import AcceptedImages, kind_of_training
 from segkit.config import instantiate
 from segkit.contracts import LabelSpace, Prediction, Predictor
-from segkit.engine import checkpoint
+from segkit.engine import checkpoint, memory
 from segkit.engine.strategy.base import Precision, SingleDevice
 from segkit.errors import UserError, printable
 from segkit.metrics.judging import judging
@@ -123,6 +123,11 @@ class TrainedRun:
             raise UserError(f"{self.path}: the weights do not fit the model of the stored config: {error}") from None
         return model.eval()
 
+    def model_on(self, strategy: SingleDevice) -> nn.Module:
+        """The same, on its device. Raises RunFailure if it does not fit there."""
+        with memory.shortage_told("loading the model", ["device=cpu"], strategy.device):
+            return strategy.prepare(self.build_model(), channels_last=bool(self.config["trainer"]["channels_last"]))
+
 
 def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
     """The best checkpoint of a run folder (else its newest whole one), or the checkpoint file itself.
@@ -170,7 +175,7 @@ def as_trained_model(
     predictor: Mapping[str, Any] | None = None,
 ) -> TrainedModel:
     strategy = SingleDevice(device, precision or run.content["precision"])
-    model = strategy.prepare(run.build_model(), channels_last=bool(run.config["trainer"]["channels_last"]))
+    model = run.model_on(strategy)
     if predictor is None:
         make_predictor = run.build("predictor", supplied=["model"])
     else:
