@@ -47,13 +47,14 @@ def measure(choice: str, size: int, runs: int) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from segkit import mean_and_std
     from segkit.config import instantiate
 
     torch.set_num_threads(1)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", [f"dataset.num_classes={NUM_CLASSES}", *choice.split()])
     values = instantiate.plain(config)
-    model = instantiate.build(values["model"], "model").eval()
+    model = mean_and_std.build_model(values, mean_and_std.decide(values)).eval()
     images = torch.randint(256, (1, model.input_channels, size, size), dtype=torch.uint8)
     with torch.inference_mode():
         added = _memory_added(lambda: model(images))

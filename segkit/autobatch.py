@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from segkit import mean_and_std
 from segkit.config.schema import RootSettings, checked
 from segkit.contracts import Batch, SampleSource
 from segkit.data.augmentation import augmented
@@ -222,7 +223,7 @@ def probe() -> None:
     taken = 0 if on_gpu else memory.used(strategy.device)
     free = taken + (torch.cuda.mem_get_info(strategy.device)[0] if on_gpu else _free_on_host())
     _say({"free": free, "can_run_out": on_gpu})
-    learning = build_learning(values, options, strategy, steps_per_epoch=1)
+    learning = build_learning(values, options, strategy, steps_per_epoch=1, normalization=mean_and_std.decide(values))
     learning.model.train()
     for line in sys.stdin:
         size = int(json.loads(line)["size"])

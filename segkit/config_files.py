@@ -16,7 +16,7 @@ COMMENTS = {
     "ignore_index": "these pixels count for nothing",
     "mask_format": "ids, or colors: masks are RGB pictures in the colours above",
     "colors": "RGB, 0..255",
-    "mean": "of each channel over the training images, in 0..1",
+    "data_mean": "of the training images; pretrained weights bring their own, and dataset.mean and std win over both",
     "crop_size": "edge of a training sample in pixels, or [height, width]",
     "epochs": "length of a run: trainer.max_epochs is taken from here",
     "cache_dir": "remembers which files were sound",
@@ -35,7 +35,7 @@ def dataset_file(node: Mapping[str, Any], *, base: str | None, told: str, classe
     """
     values = dict(node) | {"cache_dir": "${paths.output_dir}/cache"}
     if base is not None:
-        values = {key: values[key] for key in ("root", "mean", "std", "crop_size", "epochs")}
+        values = {key: values[key] for key in ("root", "data_mean", "data_std", "crop_size", "epochs")}
     lines = [f"# Written by init_dataset.py: {told}.", "# In the training split:"]
     lines += [f"#   {line}" for line in classes]
     lines += [f"defaults: [{base}, _self_]"] if base is not None else []

@@ -180,9 +180,10 @@ def _write(setup: Setup, settings: InitDatasetSettings) -> None:
     batch = batch_size(crop, samples)
     setup.node |= {
         "in_channels": len(mean),
-        "mean": [round(value, 4) for value in mean],
+        # Not as `mean` and `std`, which would win over those of pretrained weights.
+        "data_mean": [round(value, 4) for value in mean],
         # A channel without any contrast has a spread of 0, by which nothing can be divided.
-        "std": [max(round(value, 4), 0.001) for value in std],
+        "data_std": [max(round(value, 4), 0.001) for value in std],
         "crop_size": crop,
         "epochs": int(np.clip(round(STEPS * batch / samples), 10, 300)),
     }

@@ -14,11 +14,12 @@ from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, TrainerSettings, checked
 from segkit.contracts import Loss, SampleSource
 from segkit.data.splits import Official, Splitting
-from segkit.engine import heap
+from segkit.engine import heap, memory
 from segkit.engine.evaluator import Evaluation
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import write_json
 from segkit.engine.strategy.base import SingleDevice
+from segkit.errors import UserError
 from segkit.experiment import SUPPLIED, build_evaluator, check_files
 from segkit.trained import TrainedRun, read_run
 
@@ -30,10 +31,13 @@ def run(config: DictConfig, folder: Path) -> float:
     values = instantiate.plain(config)
     settings = checked(EvaluateScriptSettings, values)
     trained = read_run(settings.run, trust=settings.trust)
+    output = folder if settings.output is None else Path(settings.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={output}: cannot be written to: {error.strerror}") from None
     heap.keep()
     evaluation = evaluate(trained, settings)
-    output = folder if settings.output is None else Path(settings.output)
-    output.mkdir(parents=True, exist_ok=True)
     report.draw(evaluation.confusion, evaluation.panels, trained.labels, output)
     scores = {"run": str(settings.run), "checkpoint": str(trained.path), "step": trained.step}
     write_json(output / "scores.json", scores | {"split": settings.split, **evaluation.scores})
@@ -55,7 +59,7 @@ def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluatio
         evaluate_options = evaluate_options.model_copy(update={"batch_size": settings.batch_size})
     options = options.model_copy(update={"evaluate": evaluate_options, "num_workers": settings.num_workers})
     strategy = SingleDevice(settings.device, settings.precision or trained.content["precision"])
-    model = strategy.prepare(trained.build_model(), channels_last=options.channels_last)
+    model = trained.model_on(strategy)
     instantiate.check_trusted(trained.config["metrics"], "metrics", trained.trust)
     loss: Loss | None = trained.build("loss").to(strategy.device) if options.evaluate.loss else None
     evaluator = build_evaluator(
@@ -72,7 +76,10 @@ def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluatio
         split=settings.split,
     )
     try:
-        with CONSOLE.status(f"evaluating {len(source)} samples") as status:
+        with (
+            memory.shortage_told("during evaluation", _remedies(settings, options), strategy.device),
+            CONSOLE.status(f"evaluating {len(source)} samples") as status,
+        ):
             return evaluator(
                 model,
                 strategy,
@@ -80,6 +87,14 @@ def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluatio
             )
     finally:
         evaluator.data.close()
+
+
+def _remedies(settings: EvaluateScriptSettings, options: TrainerSettings) -> list[str]:
+    """Settings that make an evaluation take less memory."""
+    smaller = [f"batch_size={options.evaluate.batch_size // 2}"] if options.evaluate.batch_size > 1 else []
+    if settings.predictor is None:
+        return [*smaller, "predictor=sliding, for images much larger than the training crops"]
+    return [*smaller, "predictor.batch_size=1, or a smaller predictor.window"]
 
 
 def _splitting(trained: TrainedRun, settings: EvaluateScriptSettings) -> Splitting:

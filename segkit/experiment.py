@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from segkit import autobatch, computed_weights, objectives, preflight, record, report
+from segkit import autobatch, computed_weights, mean_and_std, objectives, preflight, record, report
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
@@ -82,7 +82,10 @@ def check_nodes(values: Mapping[str, Any]) -> None:
     """Hold every node of the config against its constructor, before any of it is built."""
     computed_weights.check(values["loss"])
     for key, supplied in SUPPLIED.items():
-        instantiate.check(computed_weights.left_out(values[key]), key, supplied)
+        node = computed_weights.left_out(values[key])
+        if key == "model":
+            node, supplied = mean_and_std.left_out(node)
+        instantiate.check(node, key, supplied)
     instantiate.check(values["trainer"]["strategy"], "trainer.strategy")
     for name, metric in values["metrics"].items():
         instantiate.check(metric["metric"], f"metrics.{name}.metric")
@@ -96,6 +99,8 @@ def build(
     _prepare_torch(settings.trainer, settings.seed, strategy.device)
     train_source, val_source = build_sources(values)
     computed_weights.fill_in(values, train_source)
+    image_kind = mean_and_std.image_kind(train_source)
+    normalization = mean_and_std.decide(values, image_kind)
     transform = instantiate.build(values["transform"], "transform")
     if settings.trainer.autobatch:
         settings = autobatch.settled(values, settings, train_source, transform, folder)
@@ -112,7 +117,7 @@ def build(
         pin_memory=pin_memory,
         timeout_s=options.data_timeout_s,
     )
-    learning = build_learning(values, options, strategy, data.steps_per_epoch)
+    learning = build_learning(values, options, strategy, data.steps_per_epoch, normalization)
     evaluator = build_evaluator(
         values,
         val_source,
@@ -148,13 +153,16 @@ def build(
             "config": json.dumps(values),
             "labels": {**asdict(train_source.labels)},
             "precision": strategy.precision,
+            "images": None if image_kind is None else image_kind._asdict(),
+            "normalization": None if normalization is None else asdict(normalization),
         },
         on_best=lambda evaluation: report.keep(evaluation, folder.path),
         **({} if trial is None else {"on_score": trial.report}),
     )
     trainer = Trainer(learning, data, evaluator, recording, strategy=strategy, settings=options)
     continued = _resume(trainer, settings.resume)
-    tracker.start(record.run_info(values, settings, choices, trainer, (train_source, val_source), continued))
+    recorded = values if normalization is None else {**values, "normalization": asdict(normalization)}
+    tracker.start(record.run_info(recorded, settings, choices, trainer, (train_source, val_source), continued))
     record.announce(trainer, choices, (train_source, val_source))
     return trainer, train_source.labels
 
@@ -179,9 +187,13 @@ def build_strategy(values: Mapping[str, Any], options: TrainerSettings) -> Singl
 
 
 def build_learning(
-    values: dict[str, Any], options: TrainerSettings, strategy: SingleDevice, steps_per_epoch: int
+    values: dict[str, Any],
+    options: TrainerSettings,
+    strategy: SingleDevice,
+    steps_per_epoch: int,
+    normalization: mean_and_std.Normalization | None,
 ) -> Learning:
-    model = preflight.as_module(instantiate.build(values["model"], "model"), "model")
+    model = preflight.as_module(mean_and_std.build_model(values, normalization), "model")
     model = strategy.prepare(model, channels_last=options.channels_last)
     loss = preflight.as_module(instantiate.build(values["loss"], "loss"), "loss").to(strategy.device)
     optimizer = instantiate.build(values["optimizer"], "optimizer", supplied=SUPPLIED["optimizer"])(model)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
+import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
@@ -18,25 +19,38 @@ from rich.progress import track
 from segkit.config import instantiate
 from segkit.config.schema import PredictScriptSettings, checked
 from segkit.contracts import DataError, LabelSpace, UserError
-from segkit.data.content import UnusableError
-from segkit.data.reading import SUFFIXES, read_image
+from segkit.data.file_list import files_below
+from segkit.data.reading import SUFFIXES
+from segkit.engine import memory
 from segkit.engine.progress import CONSOLE
-from segkit.trained import load_trained_model
+from segkit.errors import RunFailure
+from segkit.trained import TrainedModel, load_trained_model
 
 log = logging.getLogger(__name__)
+
+WRITTEN = ("ids", "layers", "overlays")
+"""Folders below the output."""
+MARK = ".segkit_predictions"
+"""Empty file in a folder of predictions: no later run takes them for photographs."""
+THUMBNAILS = frozenset({"__MACOSX", "@eaDir"})
+"""Folders in which systems keep small copies beside the images."""
+GEOGRAPHIC_TAGS = (33550, 33922, 34264, 34735)  # scale, tie points, transformation, and keys of GeoTIFF
+SHOWN_FAILURES = 100
 
 
 def run(config: DictConfig) -> None:
     """Predict every image of the input and write `ids/` and `overlays/` below the output folder.
 
     A multi-label model's masks go to `layers/` instead, as TIFF with one channel a class of 0 and 1, which data
-    sets with `multilabel: true` read.
+    sets with `multilabel: true` read. An image that cannot be predicted holds up none of the others.
+
+    Raises UserError if there is nothing to predict or nowhere to write; DataError if none of the images can be
+    read; RunFailure, at the end, that lists those which could not be predicted.
     """
     settings = checked(PredictScriptSettings, instantiate.plain(config))
-    source, output = Path(settings.input), Path(settings.output)
+    output = Path(settings.output)
     # The cheap mistakes first, before a model is loaded.
-    images = find_images(source)
-    names = output_names(images)
+    images = find_images(settings.input, output)
     model = load_trained_model(
         settings.run,
         device=settings.device,
@@ -44,53 +58,158 @@ def run(config: DictConfig) -> None:
         predictor=settings.predictor,
         trust=settings.trust,
     )
-    for path, name in track(
-        list(zip(images.values(), names, strict=True)),
+    folders = ("layers" if model.labels.multilabel else "ids", "overlays")
+    _prepare(output, folders)
+    has_told = False
+    failures: dict[Path, Exception] = {}
+    for name, path in track(
+        list(zip(output_names(list(images)), images.values(), strict=True)),
         "predicting",
         console=CONSOLE,
         disable=not CONSOLE.is_terminal,
     ):
-        image = _read(path, model.in_channels)
-        mask = model.predict(image)
-        if model.labels.multilabel:
-            _write(output / "layers" / name.with_suffix(".tif"), _save_layers, mask)
-        else:
-            _write(output / "ids" / name, _save_png, mask if mask.dtype == np.uint8 else mask.astype(np.uint16))
-        _write(output / "overlays" / name, _save_png, overlay(image, mask, model.labels, settings.overlay_opacity))
-    masks = output / ("layers" if model.labels.multilabel else "ids")
-    log.info("%d images: %s and %s", len(images), masks, output / "overlays")
+        if not has_told and is_georeferenced(path):
+            has_told = True
+            log.warning("%s is georeferenced; predictions are written without their place on earth", path)
+        try:
+            _predict(model, path, output, name, settings.overlay_opacity)
+        except (UserError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, UserError) and not memory.is_shortage(error):
+                raise
+            failures[path] = error
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    log.info("%d images: %s and %s", len(images) - len(failures), *(output / folder for folder in folders))
+    if failures:
+        raise _summed_up(failures, len(images), settings)
 
 
-def find_images(source: Path) -> dict[Path, Path]:
-    """The image files of `source`, a file or a folder with its sub-folders, by their path within it.
+def find_images(inputs: str | Sequence[str], output: Path) -> dict[Path, Path]:
+    """The image files of `inputs`, files and folders with their sub-folders, by the path that names their outputs.
 
-    Raises UserError when there is none.
+    That path is the one within the folder, or of several inputs within the folder that all of them lie in. Links
+    are followed. Hidden files, thumbnails and predictions, such as those in `output`, are left out.
+
+    Raises UserError when there is none, or for an input that is not there.
     """
-    if source.is_file():
-        return {Path(source.name): source}
-    if not source.is_dir():
-        raise UserError(f"input={source}: no such file or folder")
-    paths = (path for path in sorted(source.rglob("*")) if path.suffix.lower() in SUFFIXES and not path.is_dir())
-    found = {path.relative_to(source): path for path in paths}
+    sources = [Path(inputs)] if isinstance(inputs, str) else [Path(path) for path in inputs]
+    for source in sources:
+        if not source.exists():
+            raise UserError(f"input={source}: no such file or folder")
+    base = None if len(sources) == 1 else Path(os.path.commonpath([source.absolute().parent for source in sources]))
+    found: dict[Path, Path] = {}
+    for source in sources:
+        within = source if source.is_dir() else source.parent
+        for path in _files(source, output):
+            found[path.absolute().relative_to(base) if base else path.relative_to(within)] = path
     if not found:
-        raise UserError(f"input={source}: no images in this folder; allowed: {', '.join(sorted(SUFFIXES))}")
-    return found
+        told = ", ".join(map(str, sources))
+        raise UserError(f"input={told}: no images in this folder; allowed: {', '.join(sorted(SUFFIXES))}")
+    return dict(sorted(found.items()))
 
 
-def output_names(images: dict[Path, Path]) -> Iterator[Path]:
-    """For each image the PNG to write: its own path with the suffix .png, or with .png added where two would meet."""
-    uses = Counter(path.with_suffix("") for path in images)
-    for path in images:
-        alone = uses[path.with_suffix("")] == 1
-        yield path.with_suffix(".png") if alone else path.with_name(path.name + ".png")
+def _files(source: Path, output: Path) -> list[Path]:
+    if not source.is_dir():
+        return [source]
+    own = {os.path.realpath(output / folder) for folder in WRITTEN}
+    if os.path.realpath(source) in own:
+        raise UserError(f"output={output}: its predictions would be written to input={source}; give another folder")
+    left_out: dict[str, bool] = {"": False}
+
+    def is_left_out(folder: str) -> bool:
+        if folder not in left_out:
+            parent, _, name = folder.rpartition("/")
+            place = source / folder
+            is_own = (place / MARK).exists() or os.path.realpath(place) in own
+            if is_own:
+                log.info("left out, as these are predictions: %s", place)
+            left_out[folder] = is_left_out(parent) or name in THUMBNAILS or is_own
+        return left_out[folder]
+
+    return [source / path for path in files_below(source, SUFFIXES) if not is_left_out(path.rpartition("/")[0])]
+
+
+def output_names(images: Sequence[Path]) -> list[Path]:
+    """For each image the PNG to write: its path with the suffix .png, or with .png added where two would meet."""
+    short = {path: path.with_suffix(".png") for path in images}
+    full = {path: path.with_name(f"{path.name}.png") for path in images}
+    chosen = dict(short)
+    while True:
+        # In one case, as some file systems do not tell a.png from A.png.
+        uses: dict[str, list[Path]] = {}
+        for path, name in chosen.items():
+            uses.setdefault(str(name).casefold(), []).append(path)
+        meeting = [p for paths in uses.values() if len(paths) > 1 for p in paths if chosen[p] != full[p]]
+        if not meeting:
+            return list(chosen.values())
+        chosen |= {path: full[path] for path in meeting}
+
+
+def is_georeferenced(path: Path) -> bool:
+    """Whether a TIFF has the tags of a GeoTIFF, or an image a world file beside it."""
+    suffix = path.suffix.lower()
+    worlds = (path.with_suffix(f".{suffix[1:2]}{suffix[-1:]}w"), path.with_suffix(f"{path.suffix}w"))
+    if any(world.is_file() for world in worlds):
+        return True
+    if suffix not in (".tif", ".tiff"):
+        return False
+    try:
+        with tifffile.TiffFile(path) as file:
+            return any(tag in file.pages.first.tags for tag in GEOGRAPHIC_TAGS)
+    except Exception:  # tifffile raises whatever a damaged file makes Python raise; reading it says so
+        return False
+
+
+def _prepare(output: Path, folders: Sequence[str]) -> None:
+    try:
+        for folder in folders:
+            (output / folder).mkdir(parents=True, exist_ok=True)
+            (output / folder / MARK).touch()
+    except OSError as error:
+        raise UserError(f"output={output}: cannot be written to: {error.strerror} ({error.filename})") from None
+
+
+def _predict(model: TrainedModel, path: Path, output: Path, name: Path, opacity: float) -> None:
+    image = model.images.read(path)
+    mask = model.predict(image)
+    if model.labels.multilabel:
+        _write(output / "layers" / name.with_suffix(".tif"), _save_layers, mask)
+    else:
+        _write(output / "ids" / name, _save_png, mask if mask.dtype == np.uint8 else mask.astype(np.uint16))
+    _write(output / "overlays" / name, _save_png, overlay(image, mask, model.labels, opacity))
+
+
+def _summed_up(failures: Mapping[Path, Exception], number: int, settings: PredictScriptSettings) -> Exception:
+    """One error for all images that could not be predicted, with what helps."""
+    shortages = {path for path, error in failures.items() if not isinstance(error, UserError)}
+    lines = [f"{len(failures)} of {number} images could not be predicted:"]
+    for path, error in list(failures.items())[:SHOWN_FAILURES]:
+        why = "out of memory" if path in shortages else str(error).removeprefix(f"{path}: ")
+        lines.append(f"  {path}: {why}")
+    if len(failures) > SHOWN_FAILURES:
+        lines.append(f"  and {len(failures) - SHOWN_FAILURES} more")
+    if shortages:
+        remedies = ["predictor=sliding predictor.window=512, which takes large images apart"]
+        if settings.predictor is not None and "window" in settings.predictor:
+            remedies = ["a smaller predictor.window, predictor.batch_size=1"]
+        remedies.append("images cut into tiles")
+        lines.append(f"What helps when memory is short: {'; '.join(remedies)}")
+    message = "\n".join(lines)
+    return DataError(message) if len(failures) == number and not shortages else RunFailure(message)
 
 
 def overlay(image: NDArray[Any], mask: NDArray[Any], labels: LabelSpace, opacity: float) -> NDArray[np.uint8]:
-    """The classes' colours over `image` (H, W, C) uint8 or float 0..1, as (H, W, 3) uint8; opacity in 0..1.
+    """The classes' colours over `image` (H, W, C) uint8 or float, as (H, W, 3) uint8; opacity in 0..1.
 
-    `mask` are ids (H, W), or layers (H, W, K): several classes show the mean of their colours, none the image.
+    Floats outside 0..1 are shown stretched to their own range. `mask` are ids (H, W), or layers (H, W, K): several
+    classes show the mean of their colours, none the image.
     """
-    shown = image.astype(np.float32) * (1.0 if image.dtype == np.uint8 else 255.0)
+    shown = image.astype(np.float32)
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        if low >= 0 and high <= 1:
+            low, high = 0, 1
+        shown = (shown - low) * (255 / max(high - low, 1e-12))
     shown = shown[..., :3] if shown.shape[-1] >= 3 else np.repeat(shown[..., :1], 3, axis=-1)
     palette = np.array(labels.colors, dtype=np.float32)
     if mask.ndim == 2:
@@ -101,18 +220,14 @@ def overlay(image: NDArray[Any], mask: NDArray[Any], labels: LabelSpace, opacity
     return (shown * (1 - opacities) + colors * opacities).round().clip(0, 255).astype(np.uint8)
 
 
-def _read(path: Path, in_channels: int) -> NDArray[Any]:
-    try:
-        return read_image(path, in_channels)
-    except UnusableError as error:
-        raise DataError(f"{path}: {error}") from None
-
-
 def _write(path: Path, save: Callable[[Path, NDArray[Any]], None], pixels: NDArray[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    save(temporary, pixels)
-    temporary.replace(path)
+    temporary = path.with_name(".segkit.part")  # the name itself may be as long as names can be
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(temporary, pixels)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunFailure(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _save_png(path: Path, pixels: NDArray[Any]) -> None:

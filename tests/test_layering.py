@@ -14,6 +14,8 @@ JOINERS = {"objectives", "report", "record", "sweep_record", "trained", "experim
 JOINERS |= {
     "autobatch",
     "computed_weights",
+    "mean_and_std",
+    "accepted_images",
     "data_check",
     "preflight",
     "data_setup",

@@ -49,6 +49,7 @@ def bare_loop(overrides: list[str], steps: int, keep_memory: bool) -> float:
     import torch
     from omegaconf import OmegaConf
 
+    from segkit import mean_and_std
     from segkit.config import instantiate
     from segkit.config.schema import RootSettings, checked
     from segkit.engine import heap
@@ -69,7 +70,8 @@ def bare_loop(overrides: list[str], steps: int, keep_memory: bool) -> float:
     strategy = SingleDevice(options.device, options.precision)
     images = torch.stack([torch.from_numpy(s.image).permute(2, 0, 1) for s in samples]).to(strategy.device)
     mask = torch.stack([torch.from_numpy(s.mask) for s in samples]).to(strategy.device)
-    learning = build_learning(values, options, strategy, steps_per_epoch=steps)
+    normalization = mean_and_std.decide(values)
+    learning = build_learning(values, options, strategy, steps, normalization)
     model, loss, optimizer = learning.model.train(), learning.loss, learning.optimizer
     started = 0.0
     for step in range(steps + WARM_UP_STEPS):

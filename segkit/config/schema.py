@@ -145,7 +145,7 @@ class PredictScriptSettings(Settings):
     """The top level of `scripts/predict.py`."""
 
     run: str
-    input: str
+    input: str | Annotated[tuple[str, ...], Field(min_length=1)]
     output: str
     predictor: dict[str, Any] | None = None
     device: str

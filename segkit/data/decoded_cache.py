@@ -37,7 +37,9 @@ TYPES = frozenset({b"|u1", b"<i4", b"<f4"})
 DISK_RESERVE = 2 << 30  # bytes left free on the disk, for checkpoints
 MEMORY_SHARE = 0.5  # of what is available, at most
 # What changes nothing about a decoded sample.
-NOT_DECODED = frozenset("split class_names mean std crop_size epochs on_error decoded_cache cache_dir".split())
+NOT_DECODED = frozenset(
+    "split class_names mean std data_mean data_std crop_size epochs on_error decoded_cache cache_dir".split()
+)
 
 
 class Store(Protocol):

@@ -12,8 +12,6 @@ from segkit.contracts import LabelSpace, Sample, UserError
 from segkit.data.inspection import Faults
 
 Split = Literal["train", "val", "test"]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -29,8 +27,11 @@ class Source:
         ignore_index: the mask id that takes no part in losses and metrics.
         class_names: one name a class; None: class_0, class_1, ...
         colors: one RGB colour a class, 0..255; None: the palette of Pascal VOC, continued.
-        mean: of each image channel, in 0..1.
-        std: of each image channel, in 0..1.
+        mean: to normalise each image channel with, in 0..1; None: what the pretrained weights were trained with,
+            without any `data_mean`.
+        std: the same for the standard deviation.
+        data_mean: of each channel of the training images, in 0..1; None: not known, and ImageNet's in its place.
+        data_std: the same for the standard deviation.
         in_channels: number of image channels.
         crop_size: edge of a training sample in pixels, or (height, width).
         epochs: how many passes over the training split a run makes unless told otherwise.
@@ -46,8 +47,10 @@ class Source:
     ignore_index: int = 255
     class_names: Sequence[str] | None = None
     colors: Sequence[Sequence[int]] | None = None
-    mean: Sequence[float] = IMAGENET_MEAN
-    std: Sequence[float] = IMAGENET_STD
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    data_mean: Sequence[float] | None = None
+    data_std: Sequence[float] | None = None
     in_channels: int = 3
     crop_size: int | Sequence[int] = 256
     epochs: int = 30
@@ -57,11 +60,14 @@ class Source:
     labels: LabelSpace = field(init=False)
 
     def __post_init__(self) -> None:
-        for key, values in (("mean", self.mean), ("std", self.std)):
+        for key in ("mean", "std", "data_mean", "data_std"):
+            values: Sequence[float] | None = getattr(self, key)
+            if values is None:
+                continue
             if len(values) != self.in_channels:
                 raise UserError(f"dataset.{key} has {len(values)} values for dataset.in_channels={self.in_channels}")
-        if min(self.std) <= 0:
-            raise UserError(f"dataset.std={list(self.std)}; allowed: numbers above 0")
+            if key.endswith("std") and min(values) <= 0:
+                raise UserError(f"dataset.{key}={list(values)}; allowed: numbers above 0")
         height_width(self.crop_size, "dataset.crop_size")
         names = self.class_names
         if names is None:

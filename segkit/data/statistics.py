@@ -35,7 +35,19 @@ CHUNK = 8
 """Samples that one call to a process counts: large against the cost of the call, small against what a kill loses."""
 
 NOT_COUNTED = frozenset(
-    {"split", "mean", "std", "crop_size", "epochs", "cache_dir", "class_names", "on_error", "decoded_cache"}
+    {
+        "split",
+        "mean",
+        "std",
+        "data_mean",
+        "data_std",
+        "crop_size",
+        "epochs",
+        "cache_dir",
+        "class_names",
+        "on_error",
+        "decoded_cache",
+    }
 )
 """Fields of a source that change neither the pixels nor the ids that it reads."""
 

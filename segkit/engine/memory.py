@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
@@ -53,7 +53,7 @@ def is_shortage(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def shortage_explained(settings: TrainerSettings, device: torch.device) -> Generator[None]:
+def shortage_told(doing: str, remedies: Sequence[str], device: torch.device, kept: str = "") -> Generator[None]:
     """Turns an exception that means too little memory into a RunFailure that says what to do."""
     try:
         yield
@@ -61,21 +61,27 @@ def shortage_explained(settings: TrainerSettings, device: torch.device) -> Gener
         if not is_shortage(error):
             raise
         said = str(error).strip().partition("\n")[0] or type(error).__name__
-        remedies = list[str]()
-        if settings.batch_size > 1:
-            half = settings.batch_size // 2
-            remedies.append(
-                f"trainer.batch_size={half} trainer.accumulate={settings.accumulate * 2} (as many images a step)"
-            )
-        if settings.evaluate.batch_size > 1:
-            remedies.append("trainer.evaluate.batch_size=1, if an evaluation was under way")
-        remedies.append("trainer.autobatch=true, which finds the largest batch that fits")
-        if settings.precision == "fp32":
-            remedies.append("trainer.precision=auto")
-        remedies += ["backbone.gradient_checkpointing=true", "smaller crops (dataset.crop_size)"]
         raise RunFailure(
-            f"out of memory on {device} with trainer.batch_size={settings.batch_size} "
-            f"({peak(device) / GIB:.1f} GiB in use at most): {said}\n"
-            f"The last checkpoint is kept; go on with resume=auto in the same folder. What helps, any of:\n  "
-            + "\n  ".join(remedies)
+            f"out of memory on {device} {doing} ({peak(device) / GIB:.1f} GiB in use at most): {said}\n"
+            f"{kept}What helps, any of:\n  " + "\n  ".join(remedies)
         ) from error
+
+
+@contextlib.contextmanager
+def shortage_explained(settings: TrainerSettings, device: torch.device) -> Generator[None]:
+    """The same for a training run."""
+    remedies = list[str]()
+    if settings.batch_size > 1:
+        half = settings.batch_size // 2
+        remedies.append(
+            f"trainer.batch_size={half} trainer.accumulate={settings.accumulate * 2} (as many images a step)"
+        )
+    if settings.evaluate.batch_size > 1:
+        remedies.append("trainer.evaluate.batch_size=1, if an evaluation was under way")
+    remedies.append("trainer.autobatch=true, which finds the largest batch that fits")
+    if settings.precision == "fp32":
+        remedies.append("trainer.precision=auto")
+    remedies += ["backbone.gradient_checkpointing=true", "smaller crops (dataset.crop_size)"]
+    kept = "The last checkpoint is kept; go on with resume=auto in the same folder. "
+    with shortage_told(f"with trainer.batch_size={settings.batch_size}", remedies, device, kept):
+        yield

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.contracts import UserError
+from segkit.models import timm_source
 from segkit.models.batch_norm import keep_statistics_when_recomputed
-from segkit.models.timm_source import UnfitError, build
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ class TimmBackbone(Backbone):
             (arXiv 1604.06174).
     """
 
+    weights_statistics = staticmethod(timm_source.weights_statistics)
+
     def __init__(
         self,
         name: str,
@@ -135,8 +137,9 @@ class TimmBackbone(Backbone):
         if output_stride is not None:
             extra["output_stride"] = output_stride
         try:
-            net: Any = build(name, partial(timm.create_model, name, **extra), pretrained=pretrained, weights=weights)
-        except UnfitError as error:
+            make = partial(timm.create_model, name, **extra)
+            net: Any = timm_source.build(name, make, pretrained=pretrained, weights=weights, options=options)
+        except timm_source.UnfitError as error:
             if output_stride is None:
                 raise
             raise _cannot_dilate(name, output_stride, repr(error.__cause__)) from error

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segkit.contracts import Prediction, QueryPrediction, UserError
+from segkit.models import timm_source
 from segkit.models.normalization import Normalize
-from segkit.models.timm_source import build
 
 
 class EoMT(nn.Module):
@@ -51,6 +51,8 @@ class EoMT(nn.Module):
         gradient_checkpointing: recompute blocks in the backward pass: less memory, the same gradients.
     """
 
+    weights_statistics = staticmethod(timm_source.weights_statistics)
+
     def __init__(
         self,
         name: str,
@@ -71,9 +73,8 @@ class EoMT(nn.Module):
         self.input_channels = len(mean)
         self.normalize = Normalize(mean, std)
         extra = dict(options or {}, in_chans=self.input_channels, num_classes=0)
-        self.backbone: Any = build(
-            name, partial(timm.create_model, name, **extra), pretrained=pretrained, weights=weights
-        )
+        make = partial(timm.create_model, name, **extra)
+        self.backbone: Any = timm_source.build(name, make, pretrained=pretrained, weights=weights, options=options)
         self.prefix = _check_plain(self.backbone, name)
         self.backbone.attn_pool = None  # some models pool by attention, which nothing here does
         if not 1 <= joint_blocks <= len(self.backbone.blocks):

@@ -14,9 +14,15 @@ from torch import Tensor, nn
 
 from segkit.contracts import UserError
 from segkit.models.backbone import Backbone, FeatureInfo, Sizing
+from segkit.models.normalization import IMAGENET, Statistics
 from segkit.models.timm_source import CONNECT_SECONDS, cannot_fetch, refuse_compressed
 
 NAMES = tuple(f"mit_b{size}" for size in range(6))
+
+
+def weights_statistics(pretrained: bool = False, weights: str | None = None, **_: Any) -> Statistics | None:
+    """ImageNet's, with which the authors trained every size; None without weights. smp's own entries name none."""
+    return IMAGENET if pretrained or weights is not None else None
 
 
 class MixTransformer(Backbone):
@@ -35,6 +41,8 @@ class MixTransformer(Backbone):
         frozen: no parameter trains, and there is no stochastic depth.
         gradient_checkpointing: False; the network does not offer it.
     """
+
+    weights_statistics = staticmethod(weights_statistics)
 
     def __init__(
         self,

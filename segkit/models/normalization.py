@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from segkit.contracts import UserError
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of each image channel, in the units that `Normalize` states."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def of_channels(self, number: int) -> Statistics:
+        """The same for images of `number` channels, as timm adapts the weights of the first layer to them.
+
+        It adds up the weights of all channels for a single one, which gets their average here, and else uses
+        them again and again in their order: channel 3 is treated as channel 0.
+        """
+        if number == 1:
+            return Statistics(*((sum(values) / len(values),) for values in self))
+        return Statistics(*(tuple(values[channel % len(values)] for channel in range(number)) for values in self))
+
+
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Normalize(nn.Module):

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction, UserError
-from segkit.models import mit
+from segkit.models import mit, timm_source
 from segkit.models.atrous import leave_out_unseen_taps
 from segkit.models.backbone import Sizing, checkpoint_gradients
 from segkit.models.batch_norm import accept_single_values
-from segkit.models.normalization import Normalize
-from segkit.models.timm_source import build
+from segkit.models.normalization import Normalize, Statistics
 
 Decoder = Literal[
     "unet",
@@ -51,6 +50,19 @@ class SmpSegmenter(nn.Module):
         gradient_checkpointing: recompute the encoder's stages in the backward pass, as in `TimmBackbone`.
     """
 
+    @staticmethod
+    def weights_statistics(
+        encoder: str,
+        pretrained: bool = False,
+        weights: str | None = None,
+        encoder_options: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> Statistics | None:
+        """As `timm_source.weights_statistics`, or for Mix Transformers that of `mit`."""
+        if encoder in mit.NAMES:
+            return mit.weights_statistics(pretrained, weights)
+        return timm_source.weights_statistics(encoder, pretrained, weights, encoder_options)
+
     def __init__(
         self,
         decoder: Decoder,
@@ -78,7 +90,7 @@ class SmpSegmenter(nn.Module):
                 encoder_weights=encoder_weights,
                 in_channels=self.input_channels,
                 classes=num_classes,
-                **{**for_encoder, **(encoder_options or {}), **(options or {})},
+                **{**(encoder_options or {}), **for_encoder, **(options or {})},
             )
 
         combination = f"model.decoder={decoder} with backbone.name={encoder}"
@@ -87,7 +99,9 @@ class SmpSegmenter(nn.Module):
             if pretrained or weights is not None:
                 mit.load_weights(self.network.encoder, encoder, weights)
         else:
-            self.network = build(encoder, make, pretrained=pretrained, weights=weights)
+            self.network = timm_source.build(
+                encoder, make, pretrained=pretrained, weights=weights, options=encoder_options
+            )
         if gradient_checkpointing:
             checkpoint_gradients(getattr(self.network.encoder, "model", self.network.encoder), encoder)
         stride = self.network.encoder.output_stride

@@ -5,25 +5,41 @@ from __future__ import annotations
 import difflib
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from timm.models import get_pretrained_cfg, load_state_dict, split_model_name_tag
+from timm.models import (
+    get_deprecated_models,
+    get_pretrained_cfg,
+    load_state_dict,
+    resolve_pretrained_cfg,
+    split_model_name_tag,
+)
 from torch import nn
 
 from segkit.contracts import UserError
+from segkit.models.normalization import Statistics
 
 CONNECT_SECONDS = 5
+WEIGHT_SOURCES = frozenset({"file", "url", "state_dict", "hf_hub_id"})
+"""Keys of timm's `pretrained_cfg_overlay` that say where weights come from."""
 
 
 class UnfitError(UserError):
     """timm knows the model, but cannot build it as a backbone with these arguments."""
 
 
-def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weights: str | None) -> nn.Module:
+def build(
+    name: str,
+    make: Callable[..., nn.Module],
+    *,
+    pretrained: bool,
+    weights: str | None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """What `make` gives, called with the `timm.create_model` arguments for the weights and a free image size.
 
     Args:
@@ -31,6 +47,7 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
         make: hands its keyword arguments on to `timm.create_model`; the model's own name is not among them.
         pretrained: load timm's weights.
         weights: local file to load instead.
+        options: what `make` was given of the user's, whose `pretrained_cfg_overlay` adds to that for the weights.
 
     Raises:
         UnfitError: the model does not take the arguments.
@@ -39,11 +56,14 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
     """
     _check_name(name)
     arguments: dict[str, Any] = {"pretrained": pretrained or weights is not None}
+    overlay = dict((options or {}).get("pretrained_cfg_overlay") or {})
     if weights is not None:
         # Without classes on either side timm is strict: a file that does not fit cannot pass for one.
-        arguments["pretrained_cfg_overlay"] = {"state_dict": _read_weights(weights, name), "num_classes": 0}
-    elif pretrained and (file := _cached_or_fetchable(name)) is not None:
-        arguments["pretrained_cfg_overlay"] = {"file": file}
+        overlay |= {"state_dict": _read_weights(weights, name), "num_classes": 0}
+    elif pretrained and not overlay.keys() & WEIGHT_SOURCES and (file := _cached_or_fetchable(name)) is not None:
+        overlay["file"] = file
+    if overlay:
+        arguments["pretrained_cfg_overlay"] = overlay
     try:
         model = _make_freely(name, make, arguments)
     except TypeError as error:
@@ -61,6 +81,28 @@ def build(name: str, make: Callable[..., nn.Module], *, pretrained: bool, weight
         # timm keeps a copy of the weights it was given, which every copy of the model would carry along.
         getattr(module, "pretrained_cfg", {}).pop("state_dict", None)
     return model
+
+
+def weights_statistics(
+    name: str,
+    pretrained: bool = False,
+    weights: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    **_: Any,
+) -> Statistics | None:
+    """What the images were normalised with that the weights of timm's model `name` learnt from; None without weights.
+
+    Those of a local file count as timm's own of that name: a tag (`name.tag`) picks others than timm's first.
+    """
+    options = options or {}
+    if not (pretrained or weights is not None or options.get("checkpoint_path")):
+        return None
+    _check_name(name)
+    # Under an old name timm builds the model of another.
+    architecture, tag = split_model_name_tag(get_deprecated_models().get(name) or name)
+    chosen = options.get("pretrained_cfg") or tag
+    config = resolve_pretrained_cfg(architecture, chosen, options.get("pretrained_cfg_overlay"))
+    return Statistics(tuple(config.mean), tuple(config.std))
 
 
 def _make_freely(name: str, make: Callable[..., nn.Module], arguments: dict[str, Any]) -> nn.Module:

@@ -108,7 +108,7 @@ def _weights(report: Report) -> str:
         for index, name in enumerate(report["classes"])
     )
     return (
-        f"<h2>For the config</h2><pre>mean: {report['mean']}\nstd: {report['std']}</pre>"
+        f"<h2>For the config</h2><pre>data_mean: {report['mean']}\ndata_std: {report['std']}</pre>"
         f"<p>Weights that <code>loss.class_weights=METHOD</code> gives:</p>"
         f'<div class="scroll"><table><tr><th>class</th>{head}</tr>{rows}</table></div>'
     )

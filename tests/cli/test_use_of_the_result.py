@@ -6,16 +6,23 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 import segkit
+from segkit.cli.evaluate import main as evaluate
 from segkit.cli.predict import main
+from segkit.contracts import Prediction
 from segkit.engine import checkpoint
 from segkit.errors import UserError
+from segkit.predict.whole import Whole
+from segkit.prediction import is_georeferenced
 from segkit.resizing import resize_logits
 from tests.conftest import Ended, run, summary
 
@@ -78,6 +85,159 @@ def test_predict_says_what_is_missing(
     done = call(main, *arguments)
     assert done.returncode == 2
     assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def picture(path: Path, height: int = 20, width: int = 30) -> NDArray[Any]:
+    """Writes an image of random 8-bit pixels, which are drawn from its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(list(path.name.encode()))
+    pixels = random.integers(0, 255, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def ids_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+
+
+def test_predict_takes_images_and_nothing_else_in_a_folder(call: Callable[..., Ended], finished: Path, tmp_path: Path):
+    images = tmp_path / "in"
+    for name in ("a.jpg", "a.png", "A.jpg.png", "sub/b.png", "../elsewhere/c.png"):
+        picture(images / name)
+    for name in ("._a.jpg", ".ipynb_checkpoints/d.png", "@eaDir/e.jpg", "__MACOSX/f.png"):
+        picture(images / name)
+    for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+        (images / name).write_bytes(b"x")
+    (images / "linked").symlink_to(tmp_path / "elsewhere")
+    (images / "sub" / "circle").symlink_to(images)
+    expected = ["A.jpg.png.png", "a.jpg.png", "a.png.png", "linked/c.png", "sub/b.png"]
+    # Twice into a folder inside the input, and once beside that.
+    for output in ("out", "out", "other"):
+        done = call(main, f"run={finished}", f"input={images}", f"output={images / output}")
+        assert done.returncode == 0, done.stderr
+        assert ids_below(images / output / "ids") == expected
+        assert ids_below(images / output / "overlays") == expected
+
+
+def test_predict_goes_on_past_images_that_cannot_be_predicted(
+    call: Callable[..., Ended], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    images = tmp_path / "in"
+    pixels = picture(images / "whole.png")
+    (images / "broken.jpg").write_bytes(b"no image")
+    (images / "cut.png").write_bytes((images / "whole.png").read_bytes()[:500])
+    (images / "gone.png").symlink_to(tmp_path / "nowhere")
+    tifffile.imwrite(images / "five.tif", np.dstack([pixels, pixels])[..., :5], photometric="minisblack")
+    np.save(images / "scale.npy", pixels.astype(np.float32))
+    picture(images / "large.png", 64, 64)
+    whole = Whole.__call__
+
+    def limited(self: Whole, images: torch.Tensor) -> Prediction:
+        return whole(self, images if images.shape[-1] < 64 else torch.empty(2**48))
+
+    monkeypatch.setattr(Whole, "__call__", limited)
+    done = call(main, f"run={finished}", f"input={images}", "output=out")
+    assert done.returncode == 1
+    assert "6 of 7 images could not be predicted" in done.stderr
+    for name in (
+        "broken.jpg: not an image",
+        "cut.png: not an image",
+        "gone.png: cannot be read",
+        "five.tif: images of",
+    ):
+        assert f"{images}/{name}" in done.stderr
+    assert f"{images}/scale.npy: float32 values in 0..254" in done.stderr
+    assert f"{images}/large.png: out of memory" in done.stderr
+    assert "predictor=sliding" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert ids_below(tmp_path / "out" / "ids") == ["whole.png"]
+
+
+def test_predict_of_nothing_but_broken_images_is_the_users_mistake(
+    call: Callable[..., Ended], finished: Path, tmp_path: Path
+):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    done = call(main, f"run={finished}", "input=broken.jpg", "output=out")
+    assert done.returncode == 2
+    assert "broken.jpg: not an image" in done.stderr
+
+
+def test_predict_takes_several_inputs(call: Callable[..., Ended], finished: Path, tmp_path: Path):
+    for name in ("x/a.png", "y/a.png", "y/deep/b.png"):
+        picture(tmp_path / name)
+    done = call(main, f"run={finished}", "input=[x/a.png,y]", "output=out")
+    assert done.returncode == 0, done.stderr
+    assert ids_below(tmp_path / "out" / "ids") == ["x/a.png", "y/a.png", "y/deep/b.png"]
+
+
+@pytest.mark.parametrize("script", [main, evaluate])
+def test_an_output_that_cannot_be_written_is_named(
+    call: Callable[..., Ended], finished: Path, tmp_path: Path, script: Callable[[], None]
+):
+    picture(tmp_path / "a.png")
+    (tmp_path / "file").write_text("not a folder")
+    arguments = ["input=a.png"] if script is main else []
+    done = call(script, f"run={finished}", *arguments, "output=file/out")
+    assert done.returncode == 2
+    assert "output=file/out: cannot be written to: Not a directory" in done.stderr
+
+
+def test_predictions_are_not_written_over_the_images(call: Callable[..., Ended], finished: Path, tmp_path: Path):
+    picture(tmp_path / "out" / "ids" / "a.png")
+    done = call(main, f"run={finished}", "input=out/ids", "output=out")
+    assert done.returncode == 2
+    assert "give another folder" in done.stderr
+
+
+def test_a_lost_georeference_is_told_once(call: Callable[..., Ended], finished: Path, tmp_path: Path):
+    pixels = picture(tmp_path / "in" / "plain.png")
+    for name in ("a.tif", "b.tif"):
+        tifffile.imwrite(tmp_path / "in" / name, pixels, extratags=[(33550, "d", 3, (1.0, 1.0, 0.0), True)])
+    assert call(main, f"run={finished}", "input=in", "output=out", "hydra.run.dir=log").returncode == 0
+    told = (tmp_path / "log" / "predict.log").read_text()
+    assert told.count("georeferenced") == 1
+    assert "in/a.tif is georeferenced; predictions are written without their place on earth" in told
+    assert not is_georeferenced(tmp_path / "in" / "plain.png")
+    (tmp_path / "in" / "plain.pgw").write_text("1\n0\n0\n-1\n0\n0\n")
+    assert is_georeferenced(tmp_path / "in" / "plain.png")
+
+
+def test_python_and_the_script_predict_the_same_bits(call: Callable[..., Ended], finished: Path, tmp_path: Path):
+    """Of every kind of file that has one meaning, from its path and, where that says it all, from its array."""
+    images = tmp_path / "in"
+    pixels = picture(images / "rgb.png")
+    picture(images / "photo.jpg")
+    Image.fromarray(pixels[..., 0]).save(images / "grey.png")
+    Image.fromarray(np.dstack([pixels, pixels[..., :1]])).save(images / "alpha.png")
+    Image.fromarray(pixels).convert("P").save(images / "palette.png")
+    tifffile.imwrite(images / "sixteen.tif", pixels.astype(np.uint16) * 257, photometric="rgb")
+    np.save(images / "share.npy", pixels / np.float32(255))
+    assert call(main, f"run={finished}", "input=in", "output=out").returncode == 0
+    model = segkit.load(finished)
+    for path in images.iterdir():
+        ids = np.asarray(Image.open(tmp_path / "out" / "ids" / path.with_suffix(".png").name))
+        np.testing.assert_array_equal(model.predict(path), ids)
+        if path.suffix == ".png":
+            np.testing.assert_array_equal(model.predict(Image.open(path)), ids)
+        if path.name in ("rgb.png", "grey.png", "alpha.png"):
+            np.testing.assert_array_equal(model.predict(np.asarray(Image.open(path))), ids)
+    sixteen, share = tifffile.imread(images / "sixteen.tif"), np.load(images / "share.npy")
+    reference = model.predict(pixels)
+    np.testing.assert_array_equal(model.predict(sixteen, value_range=(0, 65535)), model.predict(images / "sixteen.tif"))
+    np.testing.assert_array_equal(model.predict(share), reference)
+    np.testing.assert_array_equal(model.predict(pixels.astype(np.float64), value_range=(0, 255)), reference)
+
+
+def test_evaluation_out_of_memory_says_what_to_set(
+    call: Callable[..., Ended], finished: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Whole, "__call__", lambda *_: torch.empty(2**48))
+    done = call(evaluate, f"run={finished}", "output=scores")
+    assert done.returncode == 1
+    assert "out of memory on cpu during evaluation" in done.stderr
+    assert "batch_size=4" in done.stderr
+    assert "predictor=sliding" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
+from segkit import mean_and_std
 from segkit.config import instantiate
 from segkit.contracts import Prediction
 from segkit.models.smp import Decoder
@@ -48,7 +49,7 @@ def build(option: str, *overrides: str, classes: int = CLASSES, channels: int = 
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         values = instantiate.plain(compose("train", overrides=[f"model={option}", *label_space, *overrides]))
-    return instantiate.build(values["model"], "model")
+    return mean_and_std.build_model(values, mean_and_std.decide(values))
 
 
 def images(*shape: int) -> Tensor:
