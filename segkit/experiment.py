@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
 import time
 import warnings
@@ -15,14 +15,14 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from segkit import autobatch, computed_weights, objectives, record, report
+from segkit import autobatch, computed_weights, objectives, record, report, resuming
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
 from segkit.data.decoded_cache import with_decoded_cache
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
 from segkit.data.splits import Splitting
-from segkit.engine import checkpoint, heap
+from segkit.engine import heap
 from segkit.engine.cadence import total_steps
 from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.engine.ema import Ema
@@ -92,12 +92,17 @@ def build(
     values: dict[str, Any], settings: RootSettings, folder: RunFolder, choices: Mapping[str, str]
 ) -> tuple[Trainer, LabelSpace]:
     """Everything that the config names, joined to a trainer that stands where it is to begin."""
+    earlier = resuming.find(settings.resume, folder)
+    changed = []
+    if earlier is not None:
+        changed = resuming.check_config(earlier, values)
+        settings = checked(RootSettings, values)  # with the batch size of the run
     _prepare_torch(settings.trainer, settings.seed)
     train_source, val_source = build_sources(values)
     computed_weights.fill_in(values, train_source)
     transform = instantiate.build(values["transform"], "transform")
-    if settings.trainer.autobatch:
-        settings = autobatch.settled(values, settings, train_source, transform, folder)
+    if settings.trainer.autobatch and earlier is None:
+        settings = autobatch.settled(values, settings, train_source, transform)
     options = settings.trainer
     strategy = build_strategy(values, options)
     pin_memory = strategy.device.type == "cuda"
@@ -112,6 +117,9 @@ def build(
         pin_memory=pin_memory,
         timeout_s=options.data_timeout_s,
     )
+    identities = resuming.identities({"train": train_source, "val": val_source})
+    if earlier is not None:
+        resuming.check_data(earlier, values, identities, data.steps_per_epoch)
     learning = build_learning(values, options, strategy, data.steps_per_epoch)
     evaluator = build_evaluator(
         values,
@@ -134,15 +142,16 @@ def build(
         tracker,
         make_display(progress, shown),
         identity={
-            "config": json.dumps(values),
-            "labels": {**asdict(train_source.labels)},
+            "config": copy.deepcopy(values),
+            "labels": asdict(train_source.labels),
             "precision": strategy.precision,
+            "data": identities,
         },
         on_best=lambda evaluation: report.keep(evaluation, folder.path),
         **({} if trial is None else {"on_score": trial.report}),
     )
     trainer = Trainer(learning, data, evaluator, recording, strategy=strategy, settings=options)
-    continued = _resume(trainer, settings.resume)
+    continued = None if earlier is None else resuming.go_on(trainer, earlier, changed)
     tracker.start(record.run_info(values, settings, choices, trainer, (train_source, val_source), continued))
     record.announce(trainer, choices, (train_source, val_source))
     return trainer, train_source.labels
@@ -264,34 +273,6 @@ def _prepare_torch(options: TrainerSettings, seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     # Bilinear resizing has no deterministic CUDA backward; told once at the start instead of at every step.
     warnings.filterwarnings("once", message=".*does not have a deterministic implementation.*")
-
-
-def _resume(trainer: Trainer, resume: str | None) -> str | None:
-    """Put the trainer where `resume` says; the MLflow run that goes on, if any."""
-    if resume is None:
-        return None
-    folder = trainer.recording.folder
-    if resume == "auto":
-        found = checkpoint.newest(folder.checkpoints)
-    elif Path(resume).exists():
-        found = checkpoint.resolve(Path(resume))
-    else:
-        raise UserError(f"resume={resume}: no such file or folder; allowed: a checkpoint, a run folder, or auto")
-    if found is None:
-        steps = folder.last_step()
-        log.log(
-            logging.WARNING if steps else logging.INFO,
-            "resume=auto: no checkpoint in %s yet; starting afresh%s",
-            folder.checkpoints,
-            f", though metrics.jsonl tells of {steps} steps: their checkpoints were never saved, or are gone"
-            if steps
-            else "",
-        )
-        return None
-    path, content = found
-    trainer.resume(content)
-    log.info("resumed from %s at step %d", path, trainer.state.step)
-    return content["run_id"]
 
 
 def _fit(trainer: Trainer, labels: LabelSpace, started: float) -> float | None:

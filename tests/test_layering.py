@@ -20,6 +20,7 @@ JOINERS |= {
     "split_making",
     "browsing",
     "multirun",
+    "resuming",
 }
 
 ALLOWED = {

@@ -63,6 +63,14 @@ class RunFolder:
             steps = [int(found.group(1)) for line in lines if (found := TRAIN_LINE.match(line))]
         return steps[-1] if steps else 0
 
+    def results(self) -> str:
+        """What an earlier process has left here of a run, for people; empty if there is nothing of one."""
+        checkpoints = len(list(self.checkpoints.glob("*.pt")))
+        found = [f"{checkpoints} checkpoints"] if checkpoints else []
+        if (self.path / "metrics.jsonl").stat().st_size:
+            found.append(f"metrics.jsonl up to step {self.last_step()}")
+        return ", ".join(found)
+
     def close(self) -> None:
         self._metrics.close()
         self._artifacts.close()
