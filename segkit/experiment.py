@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,15 @@ from segkit.trials import current_trial
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float | list[float | None] | None:
+def run(
+    config: DictConfig, folder: Path, choices: Mapping[str, str], on_accepted: Callable[[], None] = lambda: None
+) -> float | list[float | None] | None:
     """Train what `config` describes in the run folder `folder`; the best monitored score, for sweeps.
 
     A trial of a sweep that names its objectives gets those instead. `choices` are the options chosen for each
-    config group. Raises UserError for what the user can mend, Interrupted after a signal, Pruned when a sweep ends
-    the run, and anything else when the run itself fails.
+    config group. `on_accepted` is called once it is known that the run may have its folder. Raises UserError for what
+    the user can mend, Interrupted after a signal, Pruned when a sweep ends the run, and anything else when the run
+    itself fails.
     """
     started = time.monotonic()
     values = instantiate.plain(config)
@@ -54,7 +57,7 @@ def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float |
     check_nodes(values)
     run_folder = RunFolder(folder)
     try:
-        trainer, labels = build(values, settings, run_folder, choices)
+        trainer, labels = build(values, settings, run_folder, choices, on_accepted)
         score = _fit(trainer, labels, started)
         trial = current_trial()
         if trial is None or not trial.objectives:
@@ -89,9 +92,16 @@ def check_nodes(values: Mapping[str, Any]) -> None:
 
 
 def build(
-    values: dict[str, Any], settings: RootSettings, folder: RunFolder, choices: Mapping[str, str]
+    values: dict[str, Any],
+    settings: RootSettings,
+    folder: RunFolder,
+    choices: Mapping[str, str],
+    on_accepted: Callable[[], None] = lambda: None,
 ) -> tuple[Trainer, LabelSpace]:
-    """Everything that the config names, joined to a trainer that stands where it is to begin."""
+    """Everything that the config names, joined to a trainer that stands where it is to begin.
+
+    `on_accepted` as in `run`.
+    """
     earlier = resuming.find(settings.resume, folder)
     changed = []
     if earlier is not None:
@@ -152,6 +162,7 @@ def build(
     )
     trainer = Trainer(learning, data, evaluator, recording, strategy=strategy, settings=options)
     continued = None if earlier is None else resuming.go_on(trainer, earlier, changed)
+    on_accepted()
     tracker.start(record.run_info(values, settings, choices, trainer, (train_source, val_source), continued))
     record.announce(trainer, choices, (train_source, val_source))
     return trainer, train_source.labels

@@ -15,7 +15,7 @@ import torch
 from segkit.contracts import SampleSource
 from segkit.engine import checkpoint
 from segkit.engine.resume_rules import Change, Effect, changes
-from segkit.engine.run_folder import RunFolder
+from segkit.engine.run_folder import RunFolder, results_in
 from segkit.engine.stored_config import stored_config
 from segkit.engine.trainer import Trainer
 from segkit.errors import UserError
@@ -47,7 +47,7 @@ def find(resume: str | None, folder: RunFolder) -> Earlier | None:
     source = None if resume in (None, "auto") else Path(resume)
     if source is not None and not source.exists():
         raise UserError(f"resume={resume}: no such file or folder; allowed: a checkpoint, a run folder, or auto")
-    if resume != "auto" and not _lies_in(source, folder.path) and (results := folder.results()):
+    if resume != "auto" and not _lies_in(source, folder.path) and (results := results_in(folder.path)):
         raise UserError(
             f"{folder.path}: holds the results of a run already ({results}), and those of two runs would be mixed. "
             "To go on with that run: resume=auto. For a run of its own: another hydra.run.dir, or none"

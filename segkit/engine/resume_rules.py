@@ -10,7 +10,6 @@ from typing import Any
 
 from segkit.config import instantiate
 
-
 SHOWN = 60
 """Characters of a value that a message shows."""
 
@@ -161,7 +160,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     A key that one of them lacks, as it is newer than a checkpoint, has the default of its constructor there, or null.
     Raises LookupError for a key of `now` that the table has no rule for.
     """
-    old, new = dict(_leaves(before)), dict(_leaves(now))
+    old, new = dict(leaves(before)), dict(leaves(now))
     defaults = dict(_defaults(now))
     found: list[Change] = []
     for key in dict.fromkeys([*new, *old]):
@@ -182,14 +181,14 @@ def _images_of_a_step(config: Mapping[str, Any]) -> int:
     return int(config["trainer"]["batch_size"]) * int(config["trainer"]["accumulate"])
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Every plain value, and every list of plain values, by its dotted key; an empty mapping counts as null."""
     if isinstance(value, Mapping) and value:
         for name, item in value.items():  # pyright: ignore
-            yield from _leaves(item, f"{key}.{name}" if key else str(name))  # pyright: ignore
+            yield from leaves(item, f"{key}.{name}" if key else str(name))  # pyright: ignore
     elif isinstance(value, list | tuple) and any(isinstance(item, dict | list) for item in value):  # pyright: ignore
         for index, item in enumerate(value):  # pyright: ignore
-            yield from _leaves(item, f"{key}[{index}]")
+            yield from leaves(item, f"{key}[{index}]")
     else:
         yield key, None if value == {} else value
 
@@ -219,41 +218,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
-def as_markdown() -> str:
-    """The page docs/resume.md."""
-    lines = [
-        "# What may change when a run goes on",
-        "",
-        "`resume=auto` (or a checkpoint, or a run folder) goes on with a run. Its command line may have changed since.",
-        "Every changed key takes effect or is refused, with exit code 2, before anything is written; what is recorded is",
-        "what runs. Keys of the most specific row count. A key that an older checkpoint does not know has its default.",
-        "",
-        "Made by `python -m segkit.engine.resume_rules > docs/resume.md`.",
-        "",
-        "| keys | when changed | why |",
-        "|---|---|---|",
-    ]
-    for rule in RULES:
-        lines.append(f"| {', '.join(f'`{key}`' for key in rule.keys)} | {rule.effect.value} | {rule.why} |")
-    lines += [
-        "",
-        "## Changed data",
-        "",
-        "A checkpoint knows the samples of the training and the validation split: their names, the sizes of their files",
-        "and what their masks hold. Where these differ, or the lists of `split=lists` and `split=kfold` do, the run does",
-        "not go on, and says which samples are new or gone: the order of an epoch is drawn for the number of samples, and",
-        "folds made anew might evaluate what was trained on. `resume_changed_data=true` goes on all the same, from the same",
-        "step; the rest of the epoch is then one of the new data.",
-        "",
-        "## A longer run",
-        "",
-        "`trainer.max_epochs` and `trainer.max_steps` are the length of the run, and of its schedule.",
-        "`trainer.stop_after_steps=1000` ends this process after 1000 steps of its own, with a checkpoint and status",
-        "`stopped`; the same command with `resume=auto` goes on, bit for bit the run that never stopped.",
-        "",
-    ]
-    return "\n".join(lines)
+def as_table() -> str:
+    """The table of docs/resume.md."""
+    rows = [f"| {', '.join(f'`{key}`' for key in rule.keys)} | {rule.effect.value} | {rule.why} |" for rule in RULES]
+    return "\n".join(["| keys | when changed | why |", "|---|---|---|", *rows, ""])
 
 
 if __name__ == "__main__":
-    print(as_markdown(), end="")
+    print(as_table(), end="")

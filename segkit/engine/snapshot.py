@@ -62,7 +62,8 @@ def _load(trainer: Trainer, content: Content, hyperparameters_changed: bool) -> 
     trainer.strategy.unwrap(learning.model).load_state_dict(content["model"])
     if learning.ema is not None:
         # An average that was not kept so far starts from the weights as they are.
-        learning.ema.load_state_dict(content["ema"] or {"updates": 0, "model": content["model"]})
+        average = content["ema"]
+        learning.ema.load_state_dict({"updates": 0, "model": content["model"]} if average is None else average)
     trainer.strategy.load_state_dict(content["strategy"])
     trainer.state.take(content["state"])
     if hyperparameters_changed:
