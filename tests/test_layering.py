@@ -23,6 +23,7 @@ JOINERS |= {
     "split_making",
     "browsing",
     "multirun",
+    "resuming",
 }
 
 ALLOWED = {
