@@ -18,7 +18,7 @@ from segkit.data.content import UnusableError, read_text
 from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, inspected
 from segkit.data.label_map import ColorMap, LabelMap, listed
 from segkit.data.pairing import Keyed, Pairs, key_of, leads_outside
-from segkit.data.reading import SUFFIXES, is_turned, read_color_mask, read_image, read_layers, read_mask
+from segkit.data.reading import PIXELS, SUFFIXES, orientation, read_color_mask, read_image, read_layers, read_mask
 from segkit.data.source import Source, rgb
 
 ReadT = TypeVar("ReadT")
@@ -228,7 +228,7 @@ class Files(Source):
     def _cache_file(self, part: str, *reading: object) -> Path | None:
         if self.cache_dir is None:
             return None
-        key = hashlib.sha256(repr((str(self.base), self.split, type(self).__name__, reading)).encode()).hexdigest()
+        key = hashlib.sha256(repr((PIXELS, str(self.base), self.split, type(self).__name__, reading)).encode()).hexdigest()
         return Path(self.cache_dir) / f"{part}-{key[:16]}.npz"
 
     def _compare_sizes(self, images: Inspection, masks: Inspection, faults: Faults) -> None:
@@ -258,7 +258,7 @@ class Files(Source):
 
     def _turned(self, image_path: Path, image: Sequence[int], mask: Sequence[int]) -> str:
         """The reason why sizes differ, where a mask was drawn on an image that was not turned upright."""
-        if tuple(mask[:2]) != tuple(image[1::-1]) or not is_turned(image_path):
+        if tuple(mask[:2]) != tuple(image[1::-1]) or orientation(image_path) == 1:
             return ""
         return " once turned as its EXIF orientation says; turn the mask too, or store the image without EXIF"
 
