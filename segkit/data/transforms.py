@@ -82,12 +82,6 @@ def random_crop(size: int | Sequence[int], fill_mask: int) -> albumentations.Ran
     )
 
 
-def resize(size: int | Sequence[int]) -> albumentations.Resize:
-    """The whole image at `size`, whatever its proportions."""
-    height, width = height_width(size, "transform.size")
-    return albumentations.Resize(height, width)
-
-
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """The global generators of `random`, NumPy and PyTorch started from `seed`, and put back afterwards."""
