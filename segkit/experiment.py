@@ -21,6 +21,7 @@ from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, 
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
 from segkit.data.decoded_cache import with_decoded_cache
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
+from segkit.data.mask_probe import check_masks
 from segkit.data.splits import Splitting
 from segkit.engine import checkpoint, heap
 from segkit.engine.cadence import total_steps
@@ -96,6 +97,7 @@ def build(
     train_source, val_source = build_sources(values)
     computed_weights.fill_in(values, train_source)
     transform = instantiate.build(values["transform"], "transform")
+    check_masks(transform, train_source.labels, int(values["dataset"].get("in_channels", 3)))
     if settings.trainer.autobatch:
         settings = autobatch.settled(values, settings, train_source, transform, folder)
     options = settings.trainer

@@ -64,7 +64,8 @@ class FusedTransform:
         for name, share in shares.items():
             probability(share, f"transform.{name}")
         self.horizontal_flip, self.vertical_flip, self.rotate90 = shares.values()
-        self.steps = [_crop_step(step, self.size) for step in steps]
+        self.steps = list(steps)
+        self._changes = [_crop_step(step, self.size) for step in steps]
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         random = np.random.default_rng(seed)
@@ -83,8 +84,8 @@ class FusedTransform:
         return Sample(values.from_unit(crop.image), crop.mask, crop.id)
 
     def _changed(self, crop: Sample, random: Generator) -> Sample:
-        for step in self.steps:
-            crop = step(crop, random)
+        for change in self._changes:
+            crop = change(crop, random)
         return crop
 
 

@@ -39,10 +39,11 @@ class AlbumentationsTransform:
 
     def __init__(self, steps: Sequence[albumentations.BasicTransform], size: int | Sequence[int] | None) -> None:
         self.size = None if size is None else height_width(size, "transform.size")
-        self.compose = albumentations.Compose(list(steps))
+        self.steps = list(steps)
+        self.compose = albumentations.Compose(self.steps)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        values = ValueRange.of(sample.image) if self.compose.transforms else None
+        values = ValueRange.of(sample.image) if self.steps else None
         if values is None:
             return self.in_unit_range(sample, seed)
         result = self.in_unit_range(Sample(values.to_unit(sample.image), sample.mask, sample.id), seed)

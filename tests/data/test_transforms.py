@@ -30,6 +30,11 @@ Apply = Callable[[Sample, int], Sample]
 @lru_cache
 def preset(name: str, ignore_index: int = 255, transform: str = "") -> Apply:
     """The preset as a function of a sample and a seed; what needs other samples finds the same one everywhere."""
+    made = built(name, ignore_index, transform)
+    return lambda sample, seed: augmented(made, Repeated(sample), 0, seed)
+
+
+def built(name: str, ignore_index: int = 255, transform: str = "") -> Any:
     OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
     overrides = [
         f"transform={name}",
@@ -39,8 +44,7 @@ def preset(name: str, ignore_index: int = 255, transform: str = "") -> Apply:
     ]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         values = instantiate.plain(hydra.compose("train", overrides))
-    built = instantiate.build(values["transform"], "transform")
-    return lambda sample, seed: augmented(built, Repeated(sample), 0, seed)
+    return instantiate.build(values["transform"], "transform")
 
 
 class Repeated:
@@ -208,7 +212,8 @@ def test_training_sees_the_scale_of_evaluation(name: str) -> None:
                 assert all(abs(w - h) <= 1 for w, h, _ in whole), "proportions are kept"
     assert len(scales) >= 70
     # mmsegmentation draws 0.5 to 2 evenly, whose middle is 1.25.
-    assert np.median(scales) == pytest.approx(1.25, abs=0.15) if name == "mmseg" else pytest.approx(1, abs=0.1)
+    middle, deviation = (1.25, 0.15) if name == "mmseg" else (1, 0.1)
+    assert np.median(scales) == pytest.approx(middle, abs=deviation)
 
 
 def is_whole(mask: Any, x: int, y: int, width: int, height: int) -> bool:
