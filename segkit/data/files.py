@@ -19,6 +19,7 @@ from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, ins
 from segkit.data.label_map import ColorMap, LabelMap, listed
 from segkit.data.pairing import Keyed, Pairs, key_of, leads_outside
 from segkit.data.reading import PIXELS, SUFFIXES, orientation, read_color_mask, read_image, read_layers, read_mask
+from segkit.data.second_decoder import disagreement
 from segkit.data.source import Source, rgb
 
 ReadT = TypeVar("ReadT")
@@ -102,6 +103,13 @@ class Files(Source):
             turned = self._turned(image_path, image.shape, mask.shape)
             raise DataError(f"{mask_path}: {_size(mask.shape)}, but its image is {_size(image.shape)}{turned}")
         return Sample(image, mask, self.name(index))
+
+    def orientations(self, index: int) -> tuple[int, int]:
+        image, mask = self.paths(index)
+        return orientation(image), orientation(mask)
+
+    def second_opinion(self, index: int, sample: Sample) -> str | None:
+        return disagreement(self.paths(index)[0], sample.image)
 
     def raw_mask(self, path: Path) -> NDArray[Any]:
         """What a mask file holds, before `label_map`: (H, W), or multi-label (H, W, K). Raises UnusableError."""

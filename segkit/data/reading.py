@@ -49,10 +49,10 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
     """
     content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
-        return _as_image(_channels_last(_array(content), channels), channels)
+        return as_image(_channels_last(_array(content), channels), channels)
     if content.startswith(TIFF):
         picture = tiff.read(content)
-        return _as_image(upright(tiff.as_shown(picture, channels), picture.orientation), channels)
+        return as_image(upright(tiff.as_shown(picture, channels), picture.orientation), channels)
     size = _declared_size(content)
     if size is None:
         raise UnusableError(NOT_AN_IMAGE)
@@ -72,7 +72,7 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
         image = image[..., None]
     if channels not in flags and image.shape[2] == 4:
         image = image[..., [2, 1, 0, 3]]
-    return _as_image(upright(image, exif_orientation(content)), channels)
+    return as_image(upright(image, exif_orientation(content)), channels)
 
 
 def read_mask(path: Path) -> NDArray[Any]:
@@ -249,7 +249,7 @@ def _opened_mask(content: bytes) -> Iterator[ImageFile.ImageFile]:
         raise UnusableError(NOT_A_MASK) from None
 
 
-def _as_image(image: NDArray[Any], channels: int) -> NDArray[Any]:
+def as_image(image: NDArray[Any], channels: int) -> NDArray[Any]:
     """(H, W, channels) in the types that `read_image` gives."""
     if image.dtype == np.bool_:
         image = image.astype(np.uint8) * np.uint8(255)
