@@ -13,6 +13,7 @@ from segkit.config import instantiate
 from segkit.config.schema import BrowseSettings, checked
 from segkit.contracts import Sample, SampleSource, UserError
 from segkit.data.augmentation import augmented
+from segkit.data.mask_probe import check_masks
 from segkit.tracking.sample_sheet import SheetRow, sheet
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def run(config: DictConfig, folder: Path) -> None:
     source: SampleSource = make_source(split=settings.split)
     if len(source) == 0:
         raise UserError(f"split={settings.split}: no samples there to look at")
+    check_masks(transform, source.labels, int(values["dataset"].get("in_channels", 3)))
     path = (folder / "samples.png") if settings.output is None else Path(settings.output).expanduser()
     indices = np.unique(np.linspace(0, len(source) - 1, min(settings.samples, len(source))).round().astype(int))
     rows = [_row(source, transform, int(index), settings) for index in indices]

@@ -21,8 +21,9 @@ from segkit.config import instantiate
 from segkit.config.schema import CheckDataSettings, checked
 from segkit.contracts import DataError, LabelSpace, SampleSource, UserError
 from segkit.data.files import Files
+from segkit.data.source import Source
 from segkit.data.statistics import Counted, count
-from segkit.data.views import faults_of
+from segkit.data.views import faults_of, leaf
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import write_json
 from segkit.errors import printable
@@ -35,6 +36,12 @@ SHOWN = 5
 """Places of each finding that the terminal shows; the files have them all."""
 
 STRAY_VALUES = 8
+TURNED = (
+    "images that EXIF turns otherwise than their masks, where sizes do not tell which is right. Every file is read "
+    "as viewers show it, turned as its own EXIF says: look whether a mask fits its image then. If it fits the stored "
+    "pixels instead, take the EXIF orientation out of the images"
+)
+OTHER_SCALE = "splits whose values are far from dataset.mean and dataset.std, by which images are normalised"
 LIKE_PICTURES = "masks that look like pictures, or like masks resized or compressed with loss"
 
 Findings = dict[str, list[str]]
@@ -108,7 +115,7 @@ def inspect(sources: Mapping[str, SampleSource], cache_dir: Path | None, process
     report = Report(labels)
     faults: defaultdict[str, list[str]] = defaultdict(list)
     for split, source in sources.items():
-        report.counted[split] = counted_with_progress(source, split, cache_dir, processes)
+        report.counted[split] = counted_with_progress(source, split, cache_dir, processes, verify=True)
         # What training itself checks at its start; its cache is filled now.
         with CONSOLE.status(f"{split}: comparing images and masks"):
             kinds = faults_of(source).by_kind()
@@ -116,6 +123,12 @@ def inspect(sources: Mapping[str, SampleSource], cache_dir: Path | None, process
             faults[kind] += [place for place in places if place not in faults[kind]]
         if pictures := like_pictures(source):
             report.remarks.setdefault(LIKE_PICTURES, []).extend(pictures)
+        if turned := report.counted[split].turned_apart():
+            report.remarks.setdefault(TURNED, []).extend(
+                f"{_in_split(name, split)}: {how}" for name, how in turned.items()
+            )
+        if other := _other_scale(source, report.counted[split]):
+            report.remarks.setdefault(OTHER_SCALE, []).append(f"{split}: {other}")
         report.identities[split] = dict(source.identity())
         if not kinds:
             for problem in report.counted[split].problems.values():
@@ -127,10 +140,12 @@ def inspect(sources: Mapping[str, SampleSource], cache_dir: Path | None, process
     return report
 
 
-def counted_with_progress(source: SampleSource, what: str, cache_dir: Path | None, processes: int | None) -> Counted:
+def counted_with_progress(
+    source: SampleSource, what: str, cache_dir: Path | None, processes: int | None, *, verify: bool = False
+) -> Counted:
     """`count` with a bar in the terminal."""
     with bar_of(what, len(source)) as on_progress:
-        return count(source, cache_dir, processes=processes, on_progress=on_progress)
+        return count(source, cache_dir, processes=processes, on_progress=on_progress, verify=verify)
 
 
 @contextmanager
@@ -170,6 +185,18 @@ def like_pictures(source: SampleSource) -> list[str]:
         f"{source.pairs.masks.name(index)}: {numbers[index]} values that are no classes"
         for index in np.flatnonzero(numbers > STRAY_VALUES).tolist()
     ]
+
+
+def _other_scale(source: SampleSource, counted: Counted) -> str | None:
+    """The mean and std of the images, where normalised by those of the data set they would be far from 0 and 1."""
+    base = leaf(source, 0)[0] if len(source) else None
+    if not isinstance(base, Source) or not counted.facts:
+        return None
+    found = counted.normalisation()
+    for mean, std, own_mean, own_std in zip(found["mean"], found["std"], base.mean, base.std, strict=True):
+        if abs(mean - own_mean) > 4 * own_std or not own_std / 8 < std < own_std * 8:
+            return f"set dataset.mean={found['mean']} dataset.std={found['std']}"
+    return None
 
 
 def _leaks(counted: Mapping[str, Counted]) -> list[str]:
@@ -225,8 +252,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "splits": splits,
     }
     if "train" in usable:
-        mean, std = usable["train"].mean_and_std()
-        content["mean"], content["std"] = ([round(value, 4) for value in values] for values in (mean, std))
+        content |= usable["train"].normalisation()
         content["class_weights"] = {method: weights_by(method, usable["train"]) for method in METHODS}  # pyright: ignore
     return content
 

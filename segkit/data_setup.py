@@ -26,7 +26,7 @@ from segkit.data.folds import make_lists
 from segkit.data.mask_survey import Labels, survey
 from segkit.data.recognition import Kind, Layout, SplitName, recognise
 from segkit.data.statistics import Counted
-from segkit.data_check import bar_of, counted_with_progress
+from segkit.data_check import TURNED, bar_of, counted_with_progress
 from segkit.engine.progress import CONSOLE
 from segkit.split_making import write_lists
 
@@ -126,6 +126,8 @@ def _find_out(setup: Setup, settings: InitDatasetSettings, conf: Path) -> None:
         if counted.problems:
             raise DataError("\n".join(counted.problems.values()))
         setup.counted[split] = counted
+        if turned := counted.turned_apart():
+            log.warning("%d %s\nFor example %s: %s", len(turned), TURNED, *next(iter(turned.items())))
         setup.identity = dict(source.identity()) if split == "train" else setup.identity
     if "train" not in setup.counted:
         raise UserError(f"folder={setup.root}: has {' and '.join(splits)}, but no training split")
@@ -173,17 +175,15 @@ def _write_table(setup: Setup) -> None:
 
 def _write(setup: Setup, settings: InitDatasetSettings) -> None:
     train = setup.counted["train"] if setup.lists is None else setup.counted["train"].only(setup.lists["train"])
-    mean, std = train.mean_and_std()
+    normalisation = train.normalisation()
     shapes = np.array([facts.shape for facts in train.facts.values()])
     crop = crop_size(shapes)
     samples = len(train.names)
     batch = batch_size(crop, samples)
     setup.node |= {
-        "in_channels": len(mean),
+        "in_channels": len(normalisation["mean"]),
         # Not as `mean` and `std`, which would win over those of pretrained weights.
-        "data_mean": [round(value, 4) for value in mean],
-        # A channel without any contrast has a spread of 0, by which nothing can be divided.
-        "data_std": [max(round(value, 4), 0.001) for value in std],
+        **{f"data_{name}": values for name, values in normalisation.items()},
         "crop_size": crop,
         "epochs": int(np.clip(round(STEPS * batch / samples), 10, 300)),
     }

@@ -21,6 +21,7 @@ from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
 from segkit.data.augmentation import augmented
 from segkit.data.decoded_cache import with_decoded_cache
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
+from segkit.data.mask_probe import check_masks
 from segkit.data.splits import Splitting
 from segkit.engine import heap, memory
 from segkit.engine.cadence import total_steps
@@ -117,6 +118,7 @@ def build(
     image_kind = mean_and_std.image_kind(train_source)
     normalization = mean_and_std.decide(values, image_kind)
     transform = instantiate.build(values["transform"], "transform")
+    check_masks(transform, train_source.labels, int(values["dataset"].get("in_channels", 3)))
     if settings.trainer.autobatch and earlier is None:
         settings = autobatch.settled(values, settings, train_source, transform)
     options = settings.trainer

@@ -18,7 +18,8 @@ from segkit.data.content import UnusableError, read_text
 from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, inspected
 from segkit.data.label_map import ColorMap, LabelMap, listed
 from segkit.data.pairing import Keyed, Pairs, key_of, leads_outside
-from segkit.data.reading import SUFFIXES, is_turned, read_color_mask, read_image, read_layers, read_mask
+from segkit.data.reading import PIXELS, SUFFIXES, orientation, read_color_mask, read_image, read_layers, read_mask
+from segkit.data.second_decoder import disagreement
 from segkit.data.source import Source, rgb
 
 ReadT = TypeVar("ReadT")
@@ -102,6 +103,13 @@ class Files(Source):
             turned = self._turned(image_path, image.shape, mask.shape)
             raise DataError(f"{mask_path}: {_size(mask.shape)}, but its image is {_size(image.shape)}{turned}")
         return Sample(image, mask, self.name(index))
+
+    def orientations(self, index: int) -> tuple[int, int]:
+        image, mask = self.paths(index)
+        return orientation(image), orientation(mask)
+
+    def second_opinion(self, index: int, sample: Sample) -> str | None:
+        return disagreement(self.paths(index)[0], sample.image)
 
     def raw_mask(self, path: Path) -> NDArray[Any]:
         """What a mask file holds, before `label_map`: (H, W), or multi-label (H, W, K). Raises UnusableError."""
@@ -230,7 +238,7 @@ class Files(Source):
     def _cache_file(self, part: str, *reading: object) -> Path | None:
         if self.cache_dir is None:
             return None
-        key = hashlib.sha256(repr((str(self.base), self.split, type(self).__name__, reading)).encode()).hexdigest()
+        key = hashlib.sha256(repr((PIXELS, str(self.base), self.split, type(self).__name__, reading)).encode()).hexdigest()
         return Path(self.cache_dir) / f"{part}-{key[:16]}.npz"
 
     def _compare_sizes(self, images: Inspection, masks: Inspection, faults: Faults) -> None:
@@ -260,7 +268,7 @@ class Files(Source):
 
     def _turned(self, image_path: Path, image: Sequence[int], mask: Sequence[int]) -> str:
         """The reason why sizes differ, where a mask was drawn on an image that was not turned upright."""
-        if tuple(mask[:2]) != tuple(image[1::-1]) or not is_turned(image_path):
+        if tuple(mask[:2]) != tuple(image[1::-1]) or orientation(image_path) == 1:
             return ""
         return " once turned as its EXIF orientation says; turn the mask too, or store the image without EXIF"
 

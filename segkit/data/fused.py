@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from segkit.contracts import Sample, Transform
+from segkit.contracts import Sample
 from segkit.data.pixel_steps import PixelStep
 from segkit.data.source import height_width
+from segkit.data.value_range import ValueRange
 from segkit.data.windows import Window, WindowDraw, probability
+
+if TYPE_CHECKING:
+    from segkit.data.transforms import AlbumentationsTransform
 
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 
@@ -28,7 +32,8 @@ class FusedTransform:
 
     Images are resized with bilinear interpolation, and averaged over areas where the window is more than twice
     the crop, since bilinear would skip pixels there. Masks take the pixel nearest to each centre, on the same
-    grid: what the image shows is what the mask says, to the pixel. Padding is black, and ignored.
+    grid: what the image shows is what the mask says, to the pixel. Padding is black (the least value of an image
+    in units of its own), and ignored. Such images go through the steps in a range of their own, see `ValueRange`.
 
     Args:
         size: edge of the crop in pixels, or (height, width).
@@ -59,7 +64,8 @@ class FusedTransform:
         for name, share in shares.items():
             probability(share, f"transform.{name}")
         self.horizontal_flip, self.vertical_flip, self.rotate90 = shares.values()
-        self.steps = [_crop_step(step, self.size) for step in steps]
+        self.steps = list(steps)
+        self._changes = [_crop_step(step, self.size) for step in steps]
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         random = np.random.default_rng(seed)
@@ -68,20 +74,31 @@ class FusedTransform:
         height, width = self.size
         size = (width, height) if turns % 2 else self.size
         window = self.window(sample.mask, size, self.ignore_index, random)
-        image = cut_image(sample.image, window, size, flips)
+        values = ValueRange.of(_shown(sample.image, window))
+        image = cut_image(sample.image, window, size, flips, 0 if values is None else values.least)
         mask = cut_mask(sample.mask, window, size, flips, self.ignore_index)
         crop = Sample(_turned(image, turns), _turned(mask, turns), sample.id)
-        for step in self.steps:
-            crop = step(crop, random)
+        if values is None or not self.steps:
+            return self._changed(crop, random)
+        crop = self._changed(Sample(values.to_unit(crop.image), crop.mask, crop.id), random)
+        return Sample(values.from_unit(crop.image), crop.mask, crop.id)
+
+    def _changed(self, crop: Sample, random: Generator) -> Sample:
+        for change in self._changes:
+            crop = change(crop, random)
         return crop
 
 
 def cut_image(
-    image: NDArray[Any], window: Window, size: tuple[int, int], flips: tuple[bool, bool] = (False, False)
+    image: NDArray[Any],
+    window: Window,
+    size: tuple[int, int],
+    flips: tuple[bool, bool] = (False, False),
+    fill: int | NDArray[Any] = 0,
 ) -> NDArray[Any]:
     """The window of `image` (H, W, C) as a crop of `size`, mirrored along (rows, columns) if told so."""
     rows, columns = window
-    part = image[rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
+    part = _shown(image, window)
     if rows.extent != rows.length or columns.extent != columns.length:
         shrinks = max(rows.length / rows.extent, columns.length / columns.extent)
         # Areas take eight times as long, and up to 2 differ little: there bilinear weighs in every pixel as well.
@@ -97,7 +114,7 @@ def cut_image(
         part = cv2.flip(part, code).reshape(part.shape)
     elif np.may_share_memory(part, image):
         part = part.copy()
-    return _padded(part, window, size, flips, 0)
+    return _padded(part, window, size, flips, fill)
 
 
 def cut_mask(
@@ -108,13 +125,19 @@ def cut_mask(
     ignore_index: int = 255,
 ) -> NDArray[Any]:
     """The window of `mask` (H, W) or (H, W, K) as `cut_image` cuts the image, without a new id but padding."""
-    part = mask[tuple(slice(axis.start, axis.start + axis.length) for axis in window)]
+    part = _shown(mask, window)
     for number, (axis, flip) in enumerate(zip(window, flips, strict=True)):
         if flip or axis.extent != axis.length:
             part = part.take(axis.sources()[::-1] if flip else axis.sources(), axis=number)
     if np.may_share_memory(part, mask):
         part = part.copy()
     return _padded(part, window, size, flips, ignore_index)
+
+
+def _shown(array: NDArray[Any], window: Window) -> NDArray[Any]:
+    """The pixels of `array` that lie in the window, as a view."""
+    rows, columns = window
+    return array[rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
 
 
 def _turned(array: NDArray[Any], turns: int) -> NDArray[Any]:
@@ -127,7 +150,7 @@ def _turned(array: NDArray[Any], turns: int) -> NDArray[Any]:
 
 
 def _padded(
-    part: NDArray[Any], window: Window, size: tuple[int, int], flips: tuple[bool, bool], fill: int
+    part: NDArray[Any], window: Window, size: tuple[int, int], flips: tuple[bool, bool], fill: int | NDArray[Any]
 ) -> NDArray[Any]:
     """`part` at its place in a crop of `size` that is `fill` around it."""
     if part.shape[:2] == size:
@@ -152,8 +175,8 @@ def _crop_step(step: Any, size: tuple[int, int]) -> Callable[[Sample, Generator]
 
 
 def _change_colors(step: PixelStep, crop: Sample, random: Generator) -> Sample:
-    return Sample(step(crop.image, random), crop.mask, crop.id)
+    return Sample(step.in_unit_range(crop.image, random), crop.mask, crop.id)
 
 
-def _transform(transform: Transform, crop: Sample, random: Generator) -> Sample:
-    return transform(crop, int(random.integers(2**32)))
+def _transform(transform: AlbumentationsTransform, crop: Sample, random: Generator) -> Sample:
+    return transform.in_unit_range(crop, int(random.integers(2**32)))

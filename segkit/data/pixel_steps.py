@@ -1,7 +1,7 @@
 """Steps that change the colours of a crop and leave its mask alone: jitter, distortion, blur and noise.
 
-Images are (H, W, C), uint8 or float32 in 0..1. Whatever needs hue or saturation leaves images of other than
-three channels alone.
+Images are (H, W, C), uint8 or float32. Those in units of their own, such as Hounsfield's, are changed in a range of
+their own (`ValueRange`). Whatever needs hue or saturation leaves images of other than three channels alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from segkit.contracts import UserError
+from segkit.data.value_range import ValueRange
 from segkit.data.windows import probability
 
 Image = NDArray[Any]
@@ -29,10 +30,17 @@ class PixelStep:
         self.p = p
 
     def __call__(self, image: Image, random: Generator) -> Image:
+        values = ValueRange.of(image)
+        if values is None:
+            return self.in_unit_range(image, random)
+        return values.from_unit(self.in_unit_range(values.to_unit(image), random))
+
+    def in_unit_range(self, image: Image, random: Generator) -> Image:
+        """The step done to the share `p` of images, uint8 or float32 in 0..1."""
         return self.apply(image, random) if random.random() < self.p else image
 
     def apply(self, image: Image, random: Generator) -> Image:
-        """The changed image, of the same shape and type; the one given is left as it is."""
+        """The changed image, uint8 or float32 in 0..1, of the same shape and type; the one given is left as it is."""
         raise NotImplementedError
 
 

@@ -27,6 +27,10 @@ ID_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 COLOR_MODES = frozenset({"RGB", "RGBA", "P", "L", "1"})
 # Pillow widens grey of 2 and 4 bits to the full range of 8; these factors undo it.
 WIDENED = {"L;2": 85, "L;4": 17}
+# What begins EXIF in JPEG and PNG or in WebP, and the same said in ImageMagick's or Adobe's way.
+EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"Raw profile type exif", b"tiff:Orientation")
+PIXELS = 2
+"""Raised whenever files come to give other pixels, so that nothing is taken from caches of before."""
 DAMAGED_ARRAY = "arrays that hold objects, or are damaged or cut off"
 NOT_A_MASK = "not a PNG, TIFF, BMP or NPY mask, or damaged or cut off"
 
@@ -35,7 +39,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
-    """The image (H, W, channels), turned upright: uint8 for 8-bit files, else float32.
+    """The image (H, W, channels), turned upright as its EXIF says: uint8 for 8-bit files, else float32.
 
     Whole numbers of more bits are divided by the largest that their type holds, which gives 0..1. Floating-
     point numbers, and whole numbers with a sign, are taken as they are, so mean and std are in their units.
@@ -45,17 +49,19 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
     """
     content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
-        return _as_image(_channels_last(_array(content), channels), channels)
+        return as_image(_channels_last(_array(content), channels), channels)
+    if content.startswith(TIFF):
+        picture = tiff.read(content)
+        return as_image(upright(tiff.as_shown(picture, channels), picture.orientation), channels)
     size = _declared_size(content)
     if size is None:
         raise UnusableError(NOT_AN_IMAGE)
     check_size(*size)
-    if content.startswith(TIFF) and tiff.is_unusual(content, channels):
-        return _as_image(_channels_last(tiff.read(content), channels), channels)
     flags = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH}
+    flag = flags[channels] | cv2.IMREAD_IGNORE_ORIENTATION if channels in flags else cv2.IMREAD_UNCHANGED
     # Decoded from memory: on some systems OpenCV does not open names outside the local code page.
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags.get(channels, cv2.IMREAD_UNCHANGED))
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(error.err) from None
@@ -66,13 +72,13 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
         image = image[..., None]
     if channels not in flags and image.shape[2] == 4:
         image = image[..., [2, 1, 0, 3]]
-    return _as_image(image, channels)
+    return as_image(upright(image, exif_orientation(content)), channels)
 
 
 def read_mask(path: Path) -> NDArray[Any]:
     """The ids (H, W) in a mask file, in 0..65535: uint8, or int32 for files of more than 8 bits.
 
-    Palette masks give their indices, never their colours. Raises UnusableError.
+    Turned upright as the EXIF of the mask file itself says, as images are by theirs. Palette masks give their indices, never their colours. Raises UnusableError.
     """
     content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
@@ -88,7 +94,7 @@ def read_mask(path: Path) -> NDArray[Any]:
                 + "; for class colours set dataset.mask_format=colors" * (image.mode in ("RGB", "RGBA"))
             )
         factor = WIDENED.get(_stored_as(image), 1)
-        ids = np.asarray(image)
+        ids = upright(np.asarray(image), _mask_orientation(content))
     if ids.dtype == np.uint8 and factor > 1:
         return ids // np.uint8(factor)
     return _in_range(ids)
@@ -96,10 +102,11 @@ def read_mask(path: Path) -> NDArray[Any]:
 
 def read_color_mask(path: Path) -> NDArray[np.int32]:
     """The colours (H, W) of a mask file as numbers 0xRRGGBB. Raises UnusableError."""
-    with _opened_mask(read_content(path)) as image:
+    content = read_content(path)
+    with _opened_mask(content) as image:
         if image.mode not in COLOR_MODES:
             raise UnusableError(f"masks stored as {image.mode} instead of RGB class colours of 8 bits")
-        rgb = np.asarray(image.convert("RGB"))
+        rgb = upright(np.asarray(image.convert("RGB")), _mask_orientation(content))
     colors = rgb[..., 0].astype(np.int32)
     for channel in (1, 2):
         colors <<= 8
@@ -115,13 +122,13 @@ def read_layers(path: Path, num_layers: int) -> NDArray[np.uint8]:
     """
     content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
-        layers = _array(content)
+        layers = _channels_last(_array(content), num_layers)
     elif content.startswith(TIFF):
-        layers = tiff.read(content)
+        picture = tiff.read(content)
+        layers = upright(picture.channels, picture.orientation)
     else:
         with _opened_mask(content) as image:
-            layers = np.asarray(image)
-    layers = _channels_last(layers, num_layers)
+            layers = upright(_channels_last(np.asarray(image), num_layers), exif_orientation(content))
     if layers.shape[2] != num_layers:
         raise UnusableError(
             f"masks without one channel for each of the {num_layers} classes", f"{layers.shape[2]} channels"
@@ -131,13 +138,40 @@ def read_layers(path: Path, num_layers: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(layers).astype(np.uint8)
 
 
-def is_turned(path: Path) -> bool:
-    """Whether EXIF says that a viewer must turn this image by a quarter."""
+def orientation(path: Path) -> int:
+    """How a viewer turns the picture in a file, 1..8 as in EXIF; 1: not at all, also for files that cannot be read."""
     try:
-        with Image.open(path) as image:
-            return image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return exif_orientation(read_content(path))
+    except UnusableError:
+        return 1
+
+
+def exif_orientation(content: bytes) -> int:
+    """How a viewer turns the picture in `content`, 1..8 as in EXIF; 1 for not at all."""
+    if not content.startswith(TIFF) and not any(mark in content for mark in EXIF_MARKS):
+        return 1
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            found = image.getexif().get(0x0112, 1)
+            return found if found in range(1, 9) else 1
     except Exception:  # Pillow raises whatever damaged EXIF makes Python raise
-        return False
+        return 1
+
+
+def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Stored pixels (H, W) or (H, W, C) as a viewer shows them, for an orientation of 1..8 as in EXIF."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array if orientation == 1 else np.ascontiguousarray(array)
+
+
+def _mask_orientation(content: bytes) -> int:
+    """That of a mask which Pillow has decoded: it has turned TIFF files already."""
+    return 1 if content.startswith(TIFF) else exif_orientation(content)
 
 
 def _declared_size(content: bytes) -> tuple[int, int] | None:
@@ -215,8 +249,10 @@ def _opened_mask(content: bytes) -> Iterator[ImageFile.ImageFile]:
         raise UnusableError(NOT_A_MASK) from None
 
 
-def _as_image(image: NDArray[Any], channels: int) -> NDArray[Any]:
+def as_image(image: NDArray[Any], channels: int) -> NDArray[Any]:
     """(H, W, channels) in the types that `read_image` gives."""
+    if image.dtype == np.bool_:
+        image = image.astype(np.uint8) * np.uint8(255)
     found = image.shape[2]
     if found != channels and channels == 3 and found in (1, 2, 4):
         image = np.repeat(image[..., :1], 3, axis=2) if found < 3 else image[..., :3]
@@ -228,8 +264,6 @@ def _as_image(image: NDArray[Any], channels: int) -> NDArray[Any]:
         raise UnusableError(f"images of another number of channels than dataset.in_channels={channels}", f"{found}")
     if image.dtype == np.uint8:
         return np.ascontiguousarray(image)
-    if image.dtype == np.bool_:
-        return image.astype(np.uint8) * np.uint8(255)
     if image.dtype.kind not in "uif":
         raise UnusableError("images of numbers that are neither whole nor floating-point", str(image.dtype))
     scale = np.float32(np.iinfo(image.dtype).max) if image.dtype.kind == "u" else np.float32(1)

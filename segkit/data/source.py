@@ -97,6 +97,14 @@ class Source:
         """The files of image and mask number `index`, unread; None where samples do not come from files."""
         return None
 
+    def orientations(self, index: int) -> tuple[int, int]:
+        """How viewers turn image and mask number `index`, 1..8 as in EXIF; 1: not at all."""
+        return 1, 1
+
+    def second_opinion(self, index: int, sample: Sample) -> str | None:
+        """How another decoder sees the image of sample number `index` otherwise than `read` did; None: the same."""
+        return None
+
     def read(self, index: int) -> Sample:
         """Sample number `index`, the same every time. Raises DataError naming a file that cannot be used."""
         raise NotImplementedError

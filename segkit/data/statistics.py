@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from segkit.contracts import LabelSpace, Sample, SampleSource, UserError
+from segkit.data import verification
 from segkit.data.augmentation import read
+from segkit.data.reading import PIXELS
 from segkit.data.views import leaf
 from segkit.data.worker_process import end_with
 from segkit.errors import RunFailure
@@ -61,7 +63,9 @@ class SampleFacts(BaseModel):
         pixels: of each class.
         ignored: pixels that belong to no class; of multi-label masks, ignored entries.
         content: digest of the decoded image.
-        sums, squares: of each image channel and of its square, of values in 0..1.
+        sums, squares: of each image channel and of its square, of values in 0..1, or in units of their own.
+        orientations: of image and mask, 1..8 as in EXIF. 1: stored upright.
+        verified: whether a second read and a second decoder gave the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +77,8 @@ class SampleFacts(BaseModel):
     content: str
     sums: tuple[float, ...]
     squares: tuple[float, ...]
+    orientations: tuple[int, int] = (1, 1)
+    verified: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,25 @@ class Counted:
         return np.array(rows, np.int64).reshape(len(rows), self.labels.num_classes)
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Of each image channel over all pixels of the usable samples, in 0..1."""
+        """Of each image channel over all pixels of the usable samples, in 0..1 or in their own units."""
         facts = list(self.facts.values())
         count = sum(height * width for height, width in (fact.shape for fact in facts))
         assert count, "there is at least one usable sample"
         mean = np.sum([fact.sums for fact in facts], axis=0) / count
         square = np.sum([fact.squares for fact in facts], axis=0) / count
         return mean.tolist(), np.sqrt(np.maximum(square - mean**2, 0)).tolist()
+
+    def normalisation(self) -> dict[str, list[float]]:
+        """`mean` and `std` as a config states them: four digits, and none of the latter 0, as they divide."""
+        mean, std = self.mean_and_std()
+        # What has no contrast has a spread of rounding errors.
+        spread = [max(s, abs(m) / 1000) or 0.001 for m, s in zip(mean, std, strict=True)]
+        return {"mean": [float(f"{m:.4g}") for m in mean], "std": [float(f"{s:.4g}") for s in spread]}
+
+    def turned_apart(self) -> dict[str, str]:
+        """Samples whose image EXIF turns otherwise than their mask, and how; see `verification.turned_apart`."""
+        found = {name: verification.turned_apart(facts.shape, facts.orientations) for name, facts in self.facts.items()}
+        return {name: how for name, how in found.items() if how is not None}
 
 
 def count(
@@ -122,6 +140,7 @@ def count(
     *,
     processes: int | None = None,
     on_progress: Callable[[int], None] | None = None,
+    verify: bool = False,
 ) -> Counted:
     """Everything counted of `source`; samples that have not changed since an earlier count are not read again.
 
@@ -129,6 +148,8 @@ def count(
         cache_dir: where counts are remembered; one that cannot be written is done without. None: nowhere.
         processes: that read at the same time; None: one a core.
         on_progress: told how many samples are done, the first time with those that were remembered.
+        verify: read every sample twice, and images that are not of 8 bits with a second decoder as well; samples
+            whose reads differ are not usable.
     """
     stamps = _stamps(source)
     names = tuple(source.name(index) for index in range(len(source)))
@@ -137,13 +158,14 @@ def count(
     found: list[SampleFacts | str | None] = []
     for name, now in zip(names, stamps, strict=True):
         remembered = known.get(name)
-        found.append(remembered if remembered is not None and remembered.stamp == now else None)
+        usable = remembered is not None and remembered.stamp == now and (remembered.verified or not verify)
+        found.append(remembered if usable else None)
     missing = [index for index, facts in enumerate(found) if facts is None]
     done = len(found) - len(missing)
     report = on_progress or (lambda _: None)
     report(done)
     with _appending(file) as append:
-        for indices, counted in _counted(source, stamps, missing, processes):
+        for indices, counted in _counted(source, stamps, missing, processes, verify):
             for index, facts in zip(indices, counted, strict=True):
                 found[index] = facts
                 if isinstance(facts, SampleFacts):
@@ -156,7 +178,7 @@ def count(
 def fingerprint(source: SampleSource) -> str:
     """Digest of how a data set is read, the same for its splits: where it is, and what becomes of raw ids."""
     base: Any = leaf(source, 0)[0]
-    facts: dict[str, Any] = {"class": f"{type(base).__module__}.{type(base).__qualname__}"}
+    facts: dict[str, Any] = {"pixels": PIXELS, "class": f"{type(base).__module__}.{type(base).__qualname__}"}
     if dataclasses.is_dataclass(base):
         fields = [field.name for field in dataclasses.fields(base) if field.init and field.name not in NOT_COUNTED]
         facts |= {name: getattr(base, name) for name in fields}
@@ -227,7 +249,7 @@ def _status(path: Path) -> str:
 
 
 def _counted(
-    source: SampleSource, stamps: Sequence[str], indices: Sequence[int], processes: int | None
+    source: SampleSource, stamps: Sequence[str], indices: Sequence[int], processes: int | None, verify: bool
 ) -> Iterator[tuple[Sequence[int], list[SampleFacts | str]]]:
     """Chunks of indices with what was found of them, in the order in which they are asked for."""
     chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
@@ -235,10 +257,10 @@ def _counted(
     # A daemon, such as a worker of some launchers, may have no children.
     if processes <= 1 or multiprocessing.current_process().daemon:
         for chunk in chunks:
-            yield chunk, [_read_and_count(source, stamps[index], index) for index in chunk]
+            yield chunk, [_read_and_count(source, stamps[index], index, verify) for index in chunk]
         return
     with ProcessPoolExecutor(processes, initializer=_prepare_process, initargs=(source, os.getpid())) as pool:
-        waiting = [pool.submit(_count_chunk, [(index, stamps[index]) for index in chunk]) for chunk in chunks]
+        waiting = [pool.submit(_count_chunk, [(index, stamps[index]) for index in chunk], verify) for chunk in chunks]
         try:
             for chunk, future in zip(chunks, waiting, strict=True):
                 yield chunk, future.result()
@@ -250,9 +272,14 @@ def _counted(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_and_count(source: SampleSource, stamp: str, index: int) -> SampleFacts | str:
+def _read_and_count(source: SampleSource, stamp: str, index: int, verify: bool) -> SampleFacts | str:
     try:
-        return count_sample(read(source, index), source.labels, stamp)
+        sample = read(source, index)
+        problem = verification.doubt(source, index, sample) if verify else None
+        if problem is not None:
+            return problem
+        found = {"verified": verify, "orientations": verification.orientations(source, index)}
+        return count_sample(sample, source.labels, stamp).model_copy(update=found)
     except UserError as problem:
         return str(problem)
 
@@ -270,9 +297,9 @@ def _prepare_process(source: SampleSource, parent: int) -> None:
     end_with(parent, by_signal=False)
 
 
-def _count_chunk(tasks: Sequence[tuple[int, str]]) -> list[SampleFacts | str]:
+def _count_chunk(tasks: Sequence[tuple[int, str]], verify: bool) -> list[SampleFacts | str]:
     assert _source is not None
-    return [_read_and_count(_source, stamp, index) for index, stamp in tasks]
+    return [_read_and_count(_source, stamp, index, verify) for index, stamp in tasks]
 
 
 def _cores() -> int:

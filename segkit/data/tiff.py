@@ -1,4 +1,8 @@
-"""TIFF files of more kinds than OpenCV reads: any number of channels, pages as channels, many compressions."""
+"""TIFF files of any layout: strips, tiles or planes, any compression, number of channels, depth and byte order.
+
+tifffile reads them all alike. OpenCV, which reads the other formats, multiplies colours by alpha here and leaves
+channels of more than 8 bits undefined.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from segkit.data.content import MAX_PIXELS, NOT_AN_IMAGE, TOO_LARGE, UnusableError, check_size
 
@@ -21,41 +27,108 @@ INFLATION = 1032
 """The most bytes that one byte of Deflate can stand for."""
 SPARE_BYTES = 2**26
 """What inflating may take at a time, whatever the size of the image."""
-UNCOMPRESSED, DEFLATE = (1, 32773), (8, 32946, 50013)  # PackBits stand for 64 times as many bytes at most
+UNCOMPRESSED, DEFLATE, JPEG = (1, 32773), (8, 32946, 50013), (6, 7, 33007, 34892)
+# PackBits, 32773, stand for 64 times as many bytes at most.
 INFLATED = "TIFF files that hold more than they say, as if to fill the memory"
-NOT_READ = "TIFF compressed in a way that is not read; store it with Deflate or none"
+NOT_READ = "TIFF compressed in a way that needs the package imagecodecs (pip install imagecodecs)"
+PACKED = "TIFF files that interleave channels of less than 8 bits; store them with 8 bits"
+COLORS = "TIFF files in a colour space that is not read; store them as RGB"
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, TRANSPARENCY, CMYK, YCBCR = range(7)
+LINEAR = 34892  # as raw photographs are stored once they have three channels
 
 
-def is_unusual(content: bytes, channels: int) -> bool:
-    """Whether OpenCV would cut short or not open this TIFF, of which `channels` are wanted. Raises UnusableError."""
-    with _opened(content) as file:
-        series = file.series[0]
-        page = series.keyframe
-        check_size(page.imagelength, page.imagewidth)
-        return len(series.pages) != 1 or page.samplesperpixel not in (1, 3, 4) or channels not in (1, 3)
+class Picture(NamedTuple):
+    """The first image of a TIFF: its channels (H, W, C) as they are stored, and what they mean.
+
+    Attributes:
+        photometric: the TIFF tag of that name, 2 for RGB.
+        bits: of one value; the type of `channels` may hold more.
+        palette: (3, number of colours), 16-bit, or None.
+        orientation: as in EXIF, 1 for upright.
+    """
+
+    channels: NDArray[Any]
+    photometric: int
+    bits: int
+    palette: NDArray[Any] | None
+    orientation: int
 
 
-def read(content: bytes) -> NDArray[Any]:
-    """The first series of a TIFF: one image, or pages of one size that are its channels, first or last.
+def read(content: bytes) -> Picture:
+    """The first series of a TIFF: one image, or pages of one size that are its channels.
 
     Raises UnusableError, also for what would decompress to more than it declares.
     """
     with _opened(content) as file:
         series = file.series[0]
+        page = series.keyframe
         if math.prod(series.shape) > 4 * MAX_PIXELS:  # as many values as of four channels
             raise UnusableError(TOO_LARGE, str(series.shape))
-        check_size(series.keyframe.imagelength, series.keyframe.imagewidth)
-        for page in series.pages:
-            if page is not None:
-                _refuse_inflation(page, content)
-        return series.asarray()
+        check_size(page.imagelength, page.imagewidth)
+        bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+        if bits < 8 and page.samplesperpixel > 1 and page.planarconfig == 1:  # which tifffile confuses
+            raise UnusableError(PACKED, f"{page.samplesperpixel} channels of {bits} bits")
+        for part in series.pages:
+            if part is not None:
+                _refuse_inflation(part, content)
+        photometric = int(page.photometric)
+        if photometric == YCBCR and int(page.compression) in JPEG:
+            photometric = RGB  # the decoder of JPEG has converted it
+        orientation = page.tags.get("Orientation")
+        return Picture(
+            _channels_last(series.asarray(), series.axes),
+            photometric,
+            bits,
+            page.colormap,
+            1 if orientation is None else int(orientation.value),
+        )
+
+
+def as_shown(picture: Picture, channels: int) -> NDArray[Any]:
+    """The channels as a viewer shows them: palettes and ink as RGB, white as the largest value, all bits used.
+
+    Inks are left as they are where as many `channels` are asked for. Numbers with a sign and floating-point ones
+    are in units of their own, and never changed. Raises UnusableError.
+    """
+    values, photometric = picture.channels, picture.photometric
+    if photometric == PALETTE and picture.palette is not None:
+        palette = picture.palette
+        # Some programs store 8 bits where the format asks for 16.
+        palette = palette >> 8 if palette.max() > 255 else palette
+        return palette.astype(np.uint8).T[values[..., 0].astype(np.intp)]
+    if photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, TRANSPARENCY, CMYK, LINEAR):
+        raise UnusableError(COLORS, f"photometric interpretation {photometric}")
+    if values.dtype.kind == "u":
+        values = _filled(values, picture.bits)
+    if photometric == WHITE_IS_ZERO and values.dtype.kind in "bu":
+        values = ~values  # of unsigned numbers: the largest less each
+    if photometric == CMYK and values.dtype == np.uint8 and values.shape[2] == 4 != channels:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(values), "CMYK").convert("RGB"))
+    return values
+
+
+def _filled(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Unsigned numbers of `bits` stretched to all bits of their type, as the largest number stands for white."""
+    most = np.iinfo(values.dtype).max
+    if most == 2**bits - 1:
+        return values
+    return np.rint(values * (most / (2**bits - 1))).astype(values.dtype)
+
+
+def _channels_last(array: NDArray[Any], axes: str) -> NDArray[Any]:
+    """An array with `axes` as tifffile names them as (H, W, C). Raises UnusableError for one of more axes."""
+    others = "".join(axis for axis in axes if axis not in "YX")
+    if len(others) > 1 or len(axes) != len(others) + 2:
+        raise UnusableError("TIFF files of other axes than height, width and channels", f"{axes} {array.shape}")
+    array = np.moveaxis(array, [axes.index("Y"), axes.index("X")], [0, 1])
+    return array[..., None] if array.ndim == 2 else array
 
 
 def _refuse_inflation(page: Any, content: bytes) -> None:
     """Raise UnusableError for a page whose parts decompress to more than it has pixels: tifffile would do so."""
-    kind = int(page.keyframe.compression)
+    kind = page.keyframe.compression
     if kind not in (*UNCOMPRESSED, *DEFLATE) and importlib.util.find_spec("imagecodecs") is None:
-        raise UnusableError(NOT_READ)
+        raise UnusableError(NOT_READ, getattr(kind, "name", str(kind)))
     declared = math.prod(page.keyframe.chunks) * page.keyframe.dtype.itemsize
     if kind not in DEFLATE or max(page.databytecounts, default=0) * INFLATION <= max(declared, SPARE_BYTES):
         return

@@ -17,6 +17,7 @@ import torch
 
 from segkit.contracts import Sample, UserError
 from segkit.data.source import height_width
+from segkit.data.value_range import ValueRange
 
 
 class AlbumentationsTransform:
@@ -24,7 +25,8 @@ class AlbumentationsTransform:
 
     The same sample and seed give the same result, in any process, after any other call: Albumentations' own
     generators are seeded for each call, and so are those of `random`, NumPy and PyTorch, for steps written by
-    users; these three are put back afterwards.
+    users; these three are put back afterwards. Albumentations takes floating-point images to be in 0..1; those in
+    units of their own are spread over it, and put back into their units afterwards, see `ValueRange`.
 
     Args:
         steps: Albumentations transforms; those that move pixels need `fill_mask` set to the ignored id, since
@@ -37,9 +39,18 @@ class AlbumentationsTransform:
 
     def __init__(self, steps: Sequence[albumentations.BasicTransform], size: int | Sequence[int] | None) -> None:
         self.size = None if size is None else height_width(size, "transform.size")
-        self.compose = albumentations.Compose(list(steps))
+        self.steps = list(steps)
+        self.compose = albumentations.Compose(self.steps)
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
+        values = ValueRange.of(sample.image) if self.steps else None
+        if values is None:
+            return self.in_unit_range(sample, seed)
+        result = self.in_unit_range(Sample(values.to_unit(sample.image), sample.mask, sample.id), seed)
+        return Sample(values.from_unit(result.image), result.mask, result.id)
+
+    def in_unit_range(self, sample: Sample, seed: int) -> Sample:
+        """`__call__` for images that are uint8, or float32 in 0..1."""
         # OpenCV does not warp int32; float32 holds the ids exactly, and masks are never interpolated.
         mask = sample.mask if sample.mask.dtype == np.uint8 else sample.mask.astype(np.float32)
         # One by one, since OpenCV fills with `fill_mask` in the first channel alone.
@@ -70,12 +81,6 @@ def random_crop(size: int | Sequence[int], fill_mask: int) -> albumentations.Ran
     return albumentations.RandomCrop(
         height, width, pad_if_needed=True, pad_position="random", fill=0, fill_mask=fill_mask
     )
-
-
-def resize(size: int | Sequence[int]) -> albumentations.Resize:
-    """The whole image at `size`, whatever its proportions."""
-    height, width = height_width(size, "transform.size")
-    return albumentations.Resize(height, width)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from segkit.data.content import MAX_PIXELS, UnusableError
-from segkit.data.reading import is_turned, read_color_mask, read_image, read_layers, read_mask
+from segkit.data.reading import orientation, read_color_mask, read_image, read_layers, read_mask
 
 IDS = np.array([[0, 1, 2], [3, 2, 1]], np.uint8)
 
@@ -145,7 +145,7 @@ def test_images_are_turned_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # a camera held upright
     wide.save(tmp_path / "i.jpg", exif=exif)
     assert read_image(tmp_path / "i.jpg").shape == (4, 2, 3)
-    assert is_turned(tmp_path / "i.jpg")
+    assert orientation(tmp_path / "i.jpg") == 6
 
 
 RANDOM = np.random.default_rng(0)
