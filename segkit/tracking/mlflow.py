@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segkit.contracts import RunInfo, UserError
-from segkit.credentials import connectable, hidden, masked
+from segkit.credentials import MASK, connectable, hidden, masked
 from segkit.tracking.courier import courier
 from segkit.tracking.run_folder import Destination, RunRecord, is_delivered, load_progress, load_record, save_record
 from segkit.tracking.store import sqlite_file
@@ -146,6 +147,28 @@ class MlflowTracker:
                     problem,
                     self._folder,
                 )
+            elif status not in STOPPED:
+                for line in self._where_to_look():
+                    log.info("%s", line)
+
+    def _where_to_look(self) -> list[str]:
+        """What to type and which address to open; MLflow's own start page shows no training runs."""
+        progress, uri = load_progress(self._folder), self._destination.uri
+        scheme = uri.partition("://")[0].partition("+")[0]
+        if progress is None or scheme == "databricks":
+            return []
+        page = f"#/experiments/{progress.experiment_id}/runs?workflowType=machine_learning"
+        if scheme in SERVERS:
+            place = uri.partition("://")[2].rpartition("@")[2].rstrip("/")
+            return [f"compare runs: {scheme}://{place}/{page}"]
+        file = sqlite_file(uri)
+        if file is not None and file.is_relative_to(Path.cwd()):
+            uri = uri.replace(str(file), str(file.relative_to(Path.cwd())), 1)
+        uri = uri.replace(f":{MASK}@", "@")
+        return [
+            f"compare runs: mlflow ui --backend-store-uri {shlex.quote(uri)}",
+            f"open: http://127.0.0.1:5000/{page}",
+        ]
 
     @contextlib.contextmanager
     def _kept_from_the_run(self) -> Iterator[None]:
