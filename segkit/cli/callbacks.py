@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import Container, DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf
 
 from segkit.cli import app
-from segkit.credentials import MASK, hidden, hidden_in_override, masked, revealed
+from segkit.config.masking import mask_in_place
+from segkit.credentials import MASK, masked, revealed
 
 
 class WrittenConfig(Callback):
     """Writes `.hydra/{config,hydra,overrides}.yaml` in place of Hydra, with passwords and tokens masked."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        # Before sweepers and launchers write it to files of theirs; jobs get their overrides from here.
-        _hide_in(config, "")
-        with flag_override(config.hydra, "readonly", False):
-            for part in ("task", "hydra"):
-                config.hydra.overrides[part] = [hidden_in_override(str(one)) for one in config.hydra.overrides[part]]
-            config.hydra.job.override_dirname = masked(config.hydra.job.override_dirname)
+        # Before sweepers and launchers write it to files of theirs.
+        mask_in_place(config)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         for name, value in config.hydra.job.env_set.items():
@@ -36,21 +33,6 @@ class WrittenConfig(Callback):
         files = {"config": content, "hydra": hydra, "overrides": hydra["hydra"]["overrides"]["task"]}
         for name, part in files.items():
             (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(masked(part))), encoding="utf-8")
-
-
-def _hide_in(config: Container, prefix: str) -> None:
-    """Mask passwords and tokens in a config that is not resolved; what stands behind interpolations stays there."""
-    keys = config.keys() if isinstance(config, DictConfig) else range(len(config))  # pyright: ignore
-    for name in list(keys):
-        key = f"{prefix}.{name}" if prefix else str(name)
-        if key == "hydra.overrides" or OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name):
-            continue
-        value = config[name]
-        if isinstance(value, Container):
-            _hide_in(value, key)
-        elif hidden(value, key) != value:
-            with flag_override(config, "readonly", False):
-                config[name] = hidden(value, key)
 
 
 class MeanAndSpread(Callback):
