@@ -18,6 +18,7 @@ from segkit import autobatch, computed_weights, mean_and_std, objectives, prefli
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
+from segkit.credentials import masked
 from segkit.data.augmentation import augmented
 from segkit.data.decoded_cache import with_decoded_cache
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
@@ -323,7 +324,7 @@ def _fit(trainer: Trainer, labels: LabelSpace, started: float) -> float | None:
         status = "pruned"
         raise
     except BaseException as failure:
-        error = f"{type(failure).__name__}: {failure}"
+        error = masked(f"{type(failure).__name__}: {failure}")
         raise
     finally:
         record.close(trainer, labels, status, error, started)

@@ -214,7 +214,7 @@ def _record(record_folder: Path, sweep: Path, repeats: Sequence[Job]) -> None:
         }
         record = RunRecord(
             first.destination,
-            f"{first.name}: {_kind(repeats)} of {len(repeats)}",
+            f"{_shared_words([record.name for record in records])}: {_kind(repeats)} of {len(repeats)}",
             _shared([record.params for record in records]),
             _shared([record.tags for record in records]) | tags,
             started=min(record.started for record in records),
@@ -243,6 +243,12 @@ def _shared(all_of_them: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What is the same in all."""
     first, *others = all_of_them
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+
+
+def _shared_words(names: Sequence[str]) -> str:
+    """The first name without what the others have otherwise, such as its seed."""
+    first, *others = [name.split() for name in names]
+    return " ".join(word for word in first if all(word in other for other in others))
 
 
 def _markdown(repeats: Sequence[Job]) -> str:

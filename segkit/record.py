@@ -15,12 +15,14 @@ from hydra.types import RunMode
 from segkit import report
 from segkit.config.schema import RootSettings
 from segkit.contracts import LabelSpace, RunInfo, SampleSource
+from segkit.credentials import masked
 from segkit.engine import memory
 from segkit.engine.progress import duration
 from segkit.engine.recording import Recording
 from segkit.engine.run_folder import RunFolder
 from segkit.engine.trainer import Trainer
 from segkit.tracking import provenance
+from segkit.tracking.names import run_name
 from segkit.trials import current_trial
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,9 @@ def run_info(
     for file in (".hydra/config.yaml", ".hydra/overrides.yaml", "git.diff"):
         if (folder.path / file).exists():
             folder.list_artifact(folder.path / file, "config")
-    name, params = settings.name or _name(choices), _flat(values)
+    params = _flat(values)
+    overrides = list(map(str, HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
+    name = settings.name or run_name(choices, masked(overrides), params)
     trial = current_trial()
     if trial is not None:
         name = f"{trial.name} {name}"  # first, as lists of runs cut names off
@@ -61,11 +65,6 @@ def run_info(
         # Groups are no key of the config; searched, they are what runs are compared by.
         params |= {key: value for key, value in trial.params.items() if key not in params}
     return RunInfo(name, params, tags, continued)
-
-
-def _name(choices: Mapping[str, str]) -> str:
-    shown = (choices.get(group) for group in ("model", "backbone", "loss", "dataset"))
-    return " ".join(str(option) for option in shown if option)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -87,7 +86,7 @@ def announce(trainer: Trainer, choices: Mapping[str, str], sources: tuple[Sample
     parameters = sum(p.numel() for p in trainer.learning.model.parameters())
     learns = sum(p.numel() for p in trainer.learning.model.parameters() if p.requires_grad)
     frozen = "" if learns == parameters else f" ({learns / 1e6:.2f} M of them learn)"
-    log.info("%s: %.2f M parameters%s", _name(choices), parameters / 1e6, frozen)
+    log.info("%s: %.2f M parameters%s", run_name(choices, (), ()), parameters / 1e6, frozen)
     log.info(
         "data: %d train, %d val, %d classes; %s in %s",
         len(sources[0]),
@@ -117,6 +116,15 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
     try:
         if status != "terminated":
             _draw(folder, labels)
+        if trainer.state.best_score is not None:
+            log.info(
+                "%s in %s: best %s %.4f at step %d",
+                status,
+                duration(time.monotonic() - started),
+                trainer.settings.checkpoint.monitor,
+                trainer.state.best_score,
+                trainer.state.best_step,
+            )
         _deliver(recording, status)
     except KeyboardInterrupt:
         log.warning("left before the record was complete, after Ctrl-C; python scripts/sync_mlflow.py sends it")
@@ -126,15 +134,6 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
     folder.write_summary(summary | {"mlflow_run_id": run_id})
     if trial is not None and run_id is not None:
         trial.record("mlflow_run_id", run_id)
-    if trainer.state.best_score is not None:
-        log.info(
-            "%s in %s: best %s %.4f at step %d",
-            status,
-            duration(time.monotonic() - started),
-            trainer.settings.checkpoint.monitor,
-            trainer.state.best_score,
-            trainer.state.best_step,
-        )
 
 
 def _draw(folder: RunFolder, labels: LabelSpace) -> None:

@@ -9,7 +9,7 @@ import segkit
 
 PACKAGE = Path(segkit.__file__).parent
 PARTS = {"data", "models", "losses", "metrics", "optim", "predict", "tracking", "export", "sweep"}
-FOUNDATION = {"errors", "contracts", "lazy_compiler", "quick_imports", "resizing", "trials", "config"}
+FOUNDATION = {"errors", "credentials", "contracts", "lazy_compiler", "quick_imports", "resizing", "trials", "config"}
 JOINERS = {"objectives", "report", "record", "sweep_record", "trained", "experiment", "evaluation", "prediction"}
 JOINERS |= {
     "autobatch",
@@ -28,13 +28,14 @@ JOINERS |= {
 
 ALLOWED = {
     "errors": set(),
+    "credentials": {"errors"},
     "contracts": {"errors"},
     "lazy_compiler": set(),
     "quick_imports": set(),
     "resizing": set(),
     "trials": set(),
-    "config": {"errors", "quick_imports"},
-    **{part: {"errors", "contracts", "quick_imports", "resizing"} for part in PARTS},
+    "config": {"errors", "quick_imports", "credentials"},
+    **{part: {"errors", "contracts", "quick_imports", "resizing", "credentials"} for part in PARTS},
     # A sweep is composed before anything else is: it reads its own settings, sampler and pruner.
     "sweep": FOUNDATION,
     "engine": FOUNDATION,

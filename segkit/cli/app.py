@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from segkit.credentials import masked
 from segkit.engine.interrupts import CommandSignals
 from segkit.errors import Interrupted, RunFailure, UserError
 
@@ -82,12 +83,12 @@ def launch(config_name: str, task: Task) -> None:
         sys.exit(signals.exit_code)
     except (UserError, RunFailure, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
-            traceback.print_exc()
+            _say(traceback.format_exc())
         else:
             _say(f"error: {_message(error, config_name)}")
         sys.exit(getattr(error, "exit_code", 2))
     except Exception:
-        traceback.print_exc()
+        _say(traceback.format_exc())
         sys.exit(1)
 
 
@@ -105,7 +106,7 @@ class _Ended(BaseException):
 
 
 def _say(message: str) -> None:
-    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{message}\n")):
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{masked(message).rstrip()}\n")):
         try:
             stream.write(text)
             stream.flush()

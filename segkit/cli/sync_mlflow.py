@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segkit.credentials import hidden
+
 if TYPE_CHECKING:
     from segkit.tracking.run_folder import Destination
 
@@ -31,7 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[Path("outputs")],
         help="run folders, or folders above them (outputs)",
     )
-    folders: list[Path] = parser.parse_args(arguments).folders
+    parser.add_argument(
+        "--uri",
+        help="the tracker.uri of the runs with its password, which is kept nowhere; better: set "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD or ~/.pgpass",
+    )
+    given = parser.parse_args(arguments)
+    folders: list[Path] = given.folders
+    if given.uri is not None:
+        hidden(given.uri)  # what the folders say is found again by it
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         print(f"no such folder: {', '.join(missing)}; give run folders or folders above them", file=sys.stderr)
@@ -78,7 +88,7 @@ def _sync(folder: Path, down: dict[Destination, str]) -> tuple[str, str]:
             connected = True
             return "delivered", deliver(folder).run_id or ""
         except Exception as error:  # whatever it is, the other folders still have their turn
-            problem = f"{record.destination.uri}: {reason(error)}"
+            problem = f"{record.destination.uri}: {reason(error, record.destination.uri)}"
     if not connected:
         down[record.destination] = problem
     return "not delivered", problem

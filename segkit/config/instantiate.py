@@ -22,6 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from segkit.config.errors import ConfigError, describe, unknown_key
+from segkit.credentials import hidden, revealed
 from segkit.quick_imports import quick_imports
 
 ALLOWED_MODULES = (
@@ -58,13 +59,16 @@ Node = Mapping[str, Any]
 
 
 def plain(config: Any) -> Any:
-    """A composed config as plain dicts and lists, every interpolation resolved. Raises ConfigError for gaps."""
+    """A composed config as plain dicts and lists, every interpolation resolved, passwords and tokens masked.
+
+    `build` puts these back. Raises ConfigError for gaps.
+    """
     if isinstance(config, DictConfig | ListConfig):
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError("\n".join(f"{key}: missing; give it a value, as in {key}=..." for key in missing))
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    return config
+        config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return hidden(config)
 
 
 def locate(target: str, key: str) -> Callable[..., Any]:
@@ -215,6 +219,7 @@ def build(config: Any, key: str, *, supplied: Sequence[str] = ()) -> Any:
     A `_partial_` node gives a `functools.partial` that takes the `supplied` parameters. A constructor's own
     ValueError comes out as it is: it speaks to the user already.
     """
+    config = revealed(config, key)
     check(config, key, supplied)
     return _construct(config)
 

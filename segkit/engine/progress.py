@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from segkit.credentials import masked
+
 CONSOLE = Console(highlight=False)
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class ConsoleHandler(logging.Handler):
             style = (
                 "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else None
             )
+            line = masked(line)
             CONSOLE.print(Text(line, style=style or ""), soft_wrap=not CONSOLE.is_terminal)
         except Exception:
             self.handleError(record)
@@ -39,6 +42,9 @@ class LogFile(logging.FileHandler):
     """Log lines in a file. A disk that refuses them is told of once; what it takes again later goes on there."""
 
     _refused = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         error = sys.exception()

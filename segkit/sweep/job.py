@@ -21,6 +21,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
+from segkit.credentials import masked
 from segkit.errors import Interrupted, Pruned, UserError
 from segkit.sweep.claims import Heartbeat
 from segkit.sweep.settings import SweepSettings, read
@@ -126,11 +127,11 @@ class TrialTask:
 
     def _failed(self, sweep: Sweep, number: int, error: Exception) -> Outcome:
         log.error("trial %d failed", number, exc_info=error)
-        text = f"{type(error).__name__}: {error}".strip()
+        text = masked(f"{type(error).__name__}: {error}".strip())
         with contextlib.suppress(OSError):
             folder = HydraConfig.get().runtime.output_dir
             with open(f"{folder}/error.txt", "w", encoding="utf-8") as file:  # noqa: PTH123
-                file.write("".join(traceback.format_exception(error)))
+                file.write(masked("".join(traceback.format_exception(error))))
         sweep.fail(number, text[:2000])
         return Outcome("failed", text, is_users=isinstance(error, UserError))
 

@@ -115,7 +115,7 @@ def make_record(settings: SweepSettings, config: DictConfig, folder: Path) -> Sw
     supplied = ["tracker", "folder", "name", "directions"]
     make = instantiate.build(settings.record, "hydra.sweeper.record", supplied=supplied)
     tracker = config.get("tracker")
-    node = OmegaConf.to_container(tracker, resolve=True) if isinstance(tracker, DictConfig) else None
+    node = instantiate.plain(tracker) if isinstance(tracker, DictConfig) else None
     return make(tracker=node, folder=folder, name=settings.study_name, directions=settings.direction)
 
 

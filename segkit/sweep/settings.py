@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from pydantic import Field, field_validator, model_validator
 
 from segkit.config.schema import NotNegative, Positive, Settings, checked
+from segkit.credentials import hidden
 from segkit.errors import UserError
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -68,7 +69,7 @@ class SweepSettings(Settings):
 
 def read(hydra_config: Any) -> SweepSettings:
     """The settings in a composed `hydra` node, paths made absolute. Raises ConfigError naming the keys at fault."""
-    node = OmegaConf.to_container(hydra_config.sweeper, resolve=True)
+    node = hidden(OmegaConf.to_container(hydra_config.sweeper, resolve=True), "hydra.sweeper")
     assert isinstance(node, dict)
     # `folder` is for Hydra's own sweep folder, and interpolates the study name.
     values = {str(key): value for key, value in node.items() if key not in ("_target_", "_recursive_", "folder")}

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import pickle
+import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import text
 
+from segkit.credentials import REFUSED, connectable, how_to_give, masked
 from segkit.errors import UserError
 
 SQLITE_TIMEOUT_S = 120.0
@@ -66,8 +68,10 @@ def open_storage(url: str) -> BaseStorage:
     """The storage at `url`, made if it is a file that does not exist; one a process.
 
     `sqlite:///path`, which several processes of one machine share; `postgresql://...` or `mysql://...`, for many
-    machines; `journal:///path`, a file for machines that share a folder over NFS. Raises UserError.
+    machines; `journal:///path`, a file for machines that share a folder over NFS. A password may be masked, see
+    `credentials`. Raises UserError.
     """
+    shown, url = masked(url), connectable(url, "hydra.sweeper.storage")
     refuse_code_in_studies()
     scheme, _, rest = url.partition("://")
     path = Path(rest.removeprefix("/"))
@@ -93,9 +97,11 @@ def open_storage(url: str) -> BaseStorage:
             sqlite = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_S}})
             return optuna.storages.get_storage(sqlite)
     except (StorageInternalError, SQLAlchemyError, ImportError, ValueError, RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = masked(str(error)).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if re.search(REFUSED, str(error)):
+            reason += f"; {how_to_give(shown)}"
         raise UserError(
-            f"hydra.sweeper.storage={without_password(url)}: cannot be opened ({reason}); allowed: "
+            f"hydra.sweeper.storage={shown}: cannot be opened ({reason}); allowed: "
             "sqlite:///path/to/sweeps.db, postgresql://user@host/name (pip install 'segkit[postgresql]'), "
             "mysql://..., journal:///path/on/a/shared/folder"
         ) from None
@@ -108,12 +114,6 @@ def _make_sqlite(url: str, path: Path) -> None:
     made = RDBStorage(url.replace(str(path), str(fresh)))
     made.engine.dispose()
     fresh.replace(path)
-
-
-def without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    login, at, place = rest.rpartition("@")
-    return f"{scheme}{separator}{login.partition(':')[0]}{at}{place}"
 
 
 @contextlib.contextmanager

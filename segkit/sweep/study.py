@@ -17,6 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from segkit.config import instantiate
+from segkit.credentials import masked
 from segkit.errors import UserError
 from segkit.sweep.claims import CLAIM, Claims
 from segkit.sweep.samplers import seeded
@@ -61,7 +62,7 @@ class Sweep:
 
     def fail(self, number: int, error: str) -> None:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self.note(number, ERROR, error)
+            self.note(number, ERROR, masked(error))
         self.finish(number, TrialState.FAIL)
 
     def report(self, number: int, score: float, step: int) -> bool:

@@ -20,6 +20,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial, TrialState
 
+from segkit.config.masking import mask_in_place
+from segkit.credentials import hidden_in_override
 from segkit.errors import Interrupted, UserError
 from segkit.sweep.claims import Claim, claim_of
 from segkit.sweep.display import SweepDisplay, make_display
@@ -54,6 +56,8 @@ def sweep(config: DictConfig, context: HydraContext, task: TaskFunction, argumen
     trials failed, or all of them.
     """
     quieten()
+    mask_in_place(config)  # where a command has no callback that has done it
+    arguments = [hidden_in_override(argument) for argument in arguments]
     settings = read(config.hydra)
     space = read_space(arguments, settings.params, settings.custom_search_space, context.config_loader)
     settings = named(settings, config, space)

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from segkit.credentials import VARIABLE
+
 PACKAGES = str(Path(__file__).resolve().parents[2])
 
 START = """
@@ -28,6 +30,8 @@ sys.path.append(sys.argv[2])
 from segkit.tracking.courier_process import main
 main(parent=int(sys.argv[1]))
 """
+
+PASSED_ON = (VARIABLE, "MLFLOW_TRACKING_USERNAME")
 
 PAUSE_AFTER_A_CRASH_S = 60.0
 
@@ -126,6 +130,8 @@ class Courier:
         assert self._process is not None
         assert self._process.stdin is not None
         order = {"folder": str(folder.absolute()), "every_s": every_s, "finish": finish}
+        # The process may have been started before there was a password to inherit.
+        order["environment"] = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         with contextlib.suppress(BrokenPipeError):  # it has died, which reading finds out
             os.write(self._process.stdin.fileno(), json.dumps(order).encode() + b"\n")
         self._folders.add(str(folder.absolute()))

@@ -1,6 +1,7 @@
 """The process that delivers run folders to MLflow while runs go on; `courier.Courier` starts it and talks to it.
 
-stdin:  orders, a JSON object a line: {"folder": PATH, "every_s": SECONDS, "finish": whether the run has ended}
+stdin:  orders, a JSON object a line: {"folder": PATH, "every_s": SECONDS, "finish": whether the run has ended,
+        "environment": {NAME: TEXT}}
 stdout: news, a JSON object a line:   {"folder": PATH, "state": failing | caught up | ended, "error": TEXT or null}
 
 It needs nobody to end it: when the parent has gone, however that was, the runs that it left open are delivered
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segkit.tracking.delivery import deliver
+from segkit.tracking.run_folder import load_record
 from segkit.tracking.store import import_mlflow, reason
 
 LAST_PASS_S = 10.0
@@ -69,7 +71,8 @@ class _Run(threading.Thread):
                 deliver(Path(self._folder), run_is_over=orphaned)
                 problem = None
             except Exception as error:
-                problem = reason(error)
+                record = load_record(Path(self._folder))
+                problem = reason(error, "" if record is None else record.destination.uri)
             if orphaned:
                 return
             if problem is None and self._failures >= TOLD_AFTER:
@@ -95,6 +98,7 @@ def main(parent: int) -> None:
     for line in _orders(parent):
         order = json.loads(line)
         folder = order["folder"]
+        os.environ.update(order["environment"])
         if folder not in runs or not runs[folder].is_alive():
             runs[folder] = _Run(folder, order["every_s"])
             runs[folder].start()

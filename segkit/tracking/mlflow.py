@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import logging
-import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segkit.contracts import RunInfo, UserError
+from segkit.credentials import MASK, connectable, hidden, masked
 from segkit.tracking.courier import courier
 from segkit.tracking.run_folder import Destination, RunRecord, is_delivered, load_progress, load_record, save_record
 from segkit.tracking.store import sqlite_file
@@ -34,7 +35,8 @@ class MlflowTracker:
 
     Args:
         run_folder: where metrics.jsonl and artifacts.jsonl grow.
-        uri: an MLflow server (http, https, databricks) or database (sqlite, postgresql, mysql, mssql).
+        uri: an MLflow server (http, https, databricks) or database (sqlite, postgresql, mysql, mssql). A password
+            in it is written nowhere.
         experiment: the MLflow experiment; made if it does not exist.
         artifact_location: folder or URI for the files of a new experiment. None puts them beside an SQLite
             file or leaves the choice to the server; other databases have no default.
@@ -43,7 +45,8 @@ class MlflowTracker:
         log_checkpoint: whether files under checkpoints/ are sent too.
 
     Raises:
-        UserError: a URI that MLflow 3 cannot use, or one that says too little.
+        UserError: a URI that MLflow 3 cannot use, or one that says too little, also one whose password is masked
+            and not to be found; an artifact location with a password, which MLflow would store.
     """
 
     def __init__(
@@ -62,7 +65,13 @@ class MlflowTracker:
                 f"tracker.every_s={every_s} and tracker.timeout_s={timeout_s}: "
                 "allowed are seconds above 0 and seconds from 0 on"
             )
-        uri, artifact_location = _resolved(uri, artifact_location)
+        if artifact_location is not None and masked(artifact_location) != artifact_location:
+            raise UserError(
+                f"tracker.artifact_location={masked(artifact_location)}: MLflow would store the password; leave it "
+                "out and give it in the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            )
+        uri, artifact_location = _resolved(hidden(uri), artifact_location)
+        connectable(uri, "tracker.uri")
         self._folder = Path(run_folder)
         self._destination = Destination(uri, experiment, artifact_location, log_checkpoint)
         self._every_s = every_s
@@ -88,7 +97,14 @@ class MlflowTracker:
         with self._kept_from_the_run():
             save_record(
                 self._folder,
-                RunRecord(self._destination, info.name, dict(info.params), tags, started, continues=info.continues),
+                RunRecord(
+                    self._destination,
+                    masked(info.name),
+                    masked(dict(info.params)),
+                    masked(tags),
+                    started,
+                    continues=info.continues,
+                ),
             )
             courier().begin(self._folder, self._every_s)
 
@@ -99,7 +115,7 @@ class MlflowTracker:
                     log.warning(
                         "MLflow cannot be reached or refuses the run (%s: %s); the run goes on and keeps its results "
                         "in its folder, and delivery is tried on",
-                        self._store,
+                        self._destination.uri,
                         news.error,
                     )
                 elif news.state == "caught up":
@@ -110,7 +126,7 @@ class MlflowTracker:
         with self._kept_from_the_run():
             record = load_record(self._folder)
             assert record is not None, "tags come after start"
-            save_record(self._folder, replace(record, tags=record.tags | dict(tags)))
+            save_record(self._folder, replace(record, tags=record.tags | masked(dict(tags))))
 
     def finish(self, status: str) -> None:
         with self._kept_from_the_run():
@@ -127,15 +143,32 @@ class MlflowTracker:
                 log.warning(
                     "not everything has reached MLflow (%s: %s). Nothing is lost: the results are in the run folder. "
                     "To send them later: python scripts/sync_mlflow.py %s",
-                    self._store,
+                    self._destination.uri,
                     problem,
                     self._folder,
                 )
+            elif status not in STOPPED:
+                for line in self._where_to_look():
+                    log.info("%s", line)
 
-    @property
-    def _store(self) -> str:
-        """The URI, without a password."""
-        return re.sub(r"//[^@/]*@", "//", self._destination.uri)
+    def _where_to_look(self) -> list[str]:
+        """What to type and which address to open; MLflow's own start page shows no training runs."""
+        progress, uri = load_progress(self._folder), self._destination.uri
+        scheme = uri.partition("://")[0].partition("+")[0]
+        if progress is None or scheme == "databricks":
+            return []
+        page = f"#/experiments/{progress.experiment_id}/runs?workflowType=machine_learning"
+        if scheme in SERVERS:
+            place = uri.partition("://")[2].rpartition("@")[2].rstrip("/")
+            return [f"compare runs: {scheme}://{place}/{page}"]
+        file = sqlite_file(uri)
+        if file is not None and file.is_relative_to(Path.cwd()):
+            uri = uri.replace(str(file), str(file.relative_to(Path.cwd())), 1)
+        uri = uri.replace(f":{MASK}@", "@")
+        return [
+            f"compare runs: mlflow ui --backend-store-uri {shlex.quote(uri)}",
+            f"open: http://127.0.0.1:5000/{page}",
+        ]
 
     @contextlib.contextmanager
     def _kept_from_the_run(self) -> Iterator[None]:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from segkit.credentials import masked
+
 PACKAGES = (
     "segkit",
     "torch",
@@ -28,14 +30,14 @@ def git_state(folder: Path, diff_to: Path | None = None, *, max_diff_bytes: int 
     """Tags git.commit, git.branch and git.dirty of the checkout around `folder`; empty where there is none.
 
     `diff_to` receives what differs from the commit in tracked files, cut at `max_diff_bytes`, when something
-    does. Untracked files make a checkout dirty too but stand in no diff: they may be data.
+    does, without passwords in addresses. Untracked files make a checkout dirty too but stand in no diff: they may be data.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {}
     status = _git(folder, "status", "--porcelain") or ""
     if diff_to is not None and status:
-        diff = (_git(folder, "diff", "HEAD") or "").encode()
+        diff = masked(_git(folder, "diff", "HEAD") or "", pairs=False).encode()
         cut = b"\n[cut here]\n" if len(diff) > max_diff_bytes else b""
         if diff:
             diff_to.write_bytes(diff[:max_diff_bytes] + cut)

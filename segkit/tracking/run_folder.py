@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from segkit.credentials import hidden
+
 METRICS = "metrics.jsonl"
 ARTIFACTS = "artifacts.jsonl"
 SUMMARY = "summary.json"
@@ -114,7 +116,9 @@ def load_record(folder: Path) -> RunRecord | None:
     """The record in `folder`; None if there is none that can be read."""
     try:
         content = json.loads((folder / RUN_INFO).read_text())
-        return RunRecord(**content | {"destination": Destination(**content["destination"])})
+        # Masked: one written by segkit 0.1 may hold a password.
+        destination = Destination(**content["destination"] | {"uri": hidden(content["destination"]["uri"])})
+        return RunRecord(**content | {"destination": destination})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -158,8 +162,9 @@ def save_progress(folder: Path, progress: Progress) -> None:
 def load_progress(folder: Path) -> Progress | None:
     """The progress in `folder`; None if there is none that can be read."""
     try:
-        return Progress(**json.loads((folder / PROGRESS).read_text()))
-    except (OSError, ValueError, TypeError):
+        content = json.loads((folder / PROGRESS).read_text())
+        return Progress(**content | {"uri": hidden(content["uri"])})
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from segkit.credentials import REFUSED, connectable, how_to_give, masked
 from segkit.quick_imports import quick_imports
 from segkit.tracking.run_folder import Destination
 
@@ -43,7 +45,7 @@ def connect(destination: Destination) -> tuple[MlflowClient, str]:
     make_client = import_mlflow()
     with _store_lock(destination):
         _probe(destination)
-        client = make_client(tracking_uri=destination.uri)
+        client = make_client(tracking_uri=connectable(destination.uri, "tracker.uri"))
         experiment = client.get_experiment_by_name(destination.experiment)
         if experiment is not None:
             return client, experiment.experiment_id
@@ -88,14 +90,18 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(rest.removeprefix("/").partition("?")[0])
 
 
-def reason(error: BaseException) -> str:
-    """What is wrong, in a line: of what the network or the disk raised the innermost, which says it in few words."""
+def reason(error: BaseException, uri: str = "") -> str:
+    """What is wrong, in a line: of what the network or the disk raised the innermost, which says it in few words.
+
+    What to do is added where the store at `uri` wants a password.
+    """
     told = error
     for inner in _chain(error):
         if str(inner) and (isinstance(inner, OSError | sqlite3.Error) or type(inner).__module__.startswith("urllib3")):
             told = inner
-    lines = str(told).strip().splitlines()
-    return lines[0][:300] if lines else type(told).__name__
+    lines = masked(str(told)).strip().splitlines()
+    text = lines[0][:300] if lines else type(told).__name__
+    return f"{text}; {how_to_give(uri)}" if re.search(REFUSED, text) else text
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

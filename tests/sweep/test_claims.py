@@ -13,7 +13,7 @@ import pytest
 from segkit.errors import UserError
 from segkit.sweep import claims as claims_module
 from segkit.sweep.claims import CLAIM, Claim, Claims, claim_of
-from segkit.sweep.storage import open_storage, refuse_code_in_studies, study_lock, without_password
+from segkit.sweep.storage import open_storage, refuse_code_in_studies, study_lock
 
 
 @pytest.fixture
@@ -141,8 +141,3 @@ def test_a_pickle_in_a_study_runs_nothing(study: optuna.Study, tmp_path: Path, m
     with pytest.raises(UserError, match="refused"):
         ours.optimize(objective, n_trials=1)
     assert not (tmp_path / "should-not-exist").exists()
-
-
-def test_passwords_are_not_told():
-    assert without_password("postgresql://me:secret@host/db") == "postgresql://me@host/db"
-    assert without_password("sqlite:///sweeps.db") == "sqlite:///sweeps.db"

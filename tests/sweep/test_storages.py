@@ -100,3 +100,16 @@ def test_submitit_runs_each_trial_as_a_job_of_its_own(sweeps: Sweeps):
     assert ended.returncode == 0, ended.stderr
     assert sweeps.states() == {TrialState.COMPLETE: 3}
     assert len({note["pid"] for note in sweeps.notes()}) == 3
+
+
+def test_a_password_in_the_storage_opens_it_and_is_written_nowhere(sweeps: Sweeps, postgres: str):
+    pytest.importorskip("psycopg2")
+    storage = postgres.replace("segkit@", "segkit:storageX4@")
+    launcher = ["hydra/launcher=submitit_local", "hydra.sweeper.n_jobs=2"]  # it pickles what it is given into files
+    ended = sweeps.run(SEARCH, f"hydra.sweeper.storage='{storage}'", "hydra.sweeper.n_trials=2", *launcher)
+    assert ended.returncode == 0, ended.stderr
+    study = optuna.load_study(study_name="s", storage=postgres)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    files = [path for path in sweeps.folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".pkl" for path in files)
+    assert not [path for path in files if b"storageX4" in path.read_bytes()]
