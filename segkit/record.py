@@ -65,7 +65,8 @@ def run_info(
 
 def _name(choices: Mapping[str, str]) -> str:
     shown = (choices.get(group) for group in ("model", "backbone", "loss", "dataset"))
-    return " ".join(str(option) for option in shown if option)
+    # A sweep's best config chooses options of its own: trial_14/ce.
+    return " ".join(str(option).rpartition("/")[2] for option in shown if option)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from segkit.sweep.claims import claim_of
 from segkit.sweep.job import Outcome
-from segkit.sweep.space import Space, describe
+from segkit.sweep.space import Space, as_text, describe
 from segkit.sweep.study import ERROR, Sweep
 
 STYLES = {"completed": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
@@ -201,7 +201,9 @@ def parameters_line(trial: FrozenTrial) -> str:
 
 
 def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else as_text(value)
 
 
 def _numbers(values: Sequence[float]) -> str:

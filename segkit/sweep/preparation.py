@@ -19,7 +19,7 @@ from segkit.config import instantiate
 from segkit.errors import UserError
 from segkit.sweep.samplers import Grid, grid_points
 from segkit.sweep.settings import SweepSettings
-from segkit.sweep.space import Space, as_overrides, quoted
+from segkit.sweep.space import Space, quoted
 from segkit.sweep.study import Sweep
 from segkit.trials import SweepRecord
 
@@ -72,7 +72,7 @@ def check_composes(config: DictConfig, context: HydraContext, space: Space) -> N
             if wrong:
                 raise UserError(f"{key}={wrong[0]}: no such option; allowed: {', '.join(options)}")
     some = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask(dict(space.distributions))
-    overrides = [*space.fixed, *as_overrides(some.params)]
+    overrides = [*space.fixed, *space.overrides(some.params)]
     context.config_loader.load_sweep_config(config, overrides)
 
 

@@ -7,8 +7,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import (
     ChoiceSweep,
     IntervalSweep,
     Override,
+    QuotedString,
     RangeSweep,
     Transformer,
 )
@@ -43,11 +44,34 @@ class Space:
         distributions: by the key each one is the value of: a config key or a group.
         fixed: the overrides that every trial shares.
         custom: adds further values to a trial by its own conditions; None: nothing does.
+        choices: for categorical keys, what stands for each choice in the study, with the choice itself.
     """
 
     distributions: Mapping[str, BaseDistribution]
     fixed: tuple[str, ...]
     custom: CustomSpace | None = None
+    choices: Mapping[str, Mapping[Any, Choice]] = field(default_factory=dict)
+
+    def overrides(self, params: Mapping[str, Any]) -> list[str]:
+        """Sampled values as overrides that give exactly these values."""
+        return [f"{key}={self._text(key, value)}" for key, value in params.items()]
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Sampled values as the config has them, lists and dicts as the text they are given by."""
+        found = {key: self.choices.get(key, {}).get(value) for key, value in params.items()}
+        return {key: params[key] if choice is None else choice.value for key, choice in found.items()}
+
+    def _text(self, key: str, value: Any) -> str:
+        choice = self.choices.get(key, {}).get(value)
+        return as_text(value) if choice is None else choice.text
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value of a categorical key: as the config has it, and as an override gives it."""
+
+    value: bool | int | float | str | None
+    text: str
 
 
 def read_space(
@@ -59,14 +83,20 @@ def read_space(
     """
     parser = OverridesParser.create(config_loader=loader)
     distributions: dict[str, BaseDistribution] = {}
+    choices: dict[str, dict[Any, Choice]] = {}
     fixed: dict[str, str] = {}
-    lines = [f"{key}={value}" for key, value in flat(params).items() if value is not None]
+    lines = [
+        f"{key}={value if isinstance(value, str) else as_text(value)}"
+        for key, value in flat(params).items()
+        if value is not None
+    ]
     for override in [*_parsed(parser, lines), *_parsed(parser, arguments)]:
         key = override.get_key_element()
         distributions.pop(key, None)
+        choices.pop(key, None)
         fixed.pop(key, None)
         if override.is_sweep_override():
-            distributions[key] = distribution(override)
+            distributions[key], choices[key] = distribution(override)
         else:
             assert override.input_line is not None
             fixed[key] = override.input_line
@@ -75,7 +105,7 @@ def read_space(
             "nothing to search: give a key several values, as in loss=choice(combined,focal) or "
             "'optimizer.lr=tag(log,interval(1e-5,1e-2))', or set hydra.sweeper.params"
         )
-    return Space(distributions, tuple(fixed.values()), None if custom is None else locate_custom(custom))
+    return Space(distributions, tuple(fixed.values()), None if custom is None else locate_custom(custom), choices)
 
 
 def _parsed(parser: OverridesParser, lines: Sequence[str]) -> list[Override]:
@@ -99,8 +129,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def distribution(override: Override) -> BaseDistribution:
-    """What Optuna samples `override` from.
+def distribution(override: Override) -> tuple[BaseDistribution, dict[Any, Choice]]:
+    """What Optuna samples `override` from, and of a categorical key the choices by what stands for them in the study.
 
     `choice` is categorical; `range` steps from its start up to, but not including, its stop, as everywhere in
     Hydra; `interval` is continuous with both ends; the tags `log` and `int` make it logarithmic or whole.
@@ -108,15 +138,35 @@ def distribution(override: Override) -> BaseDistribution:
     value = override.value()
     try:
         if isinstance(value, RangeSweep) and not value.shuffle:
-            return _of_range(value)
+            return _of_range(value), {}
         if isinstance(value, IntervalSweep):
-            return _of_interval(value)
-        choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
-        if isinstance(value, ChoiceSweep) and len(set(map(repr, choices))) < len(choices):
-            raise ValueError("a value is given twice")
-        return CategoricalDistribution(choices)
+            return _of_interval(value), {}
+        # Not `sweep_iterator` for these: a shuffled order would be another one at the next start.
+        if isinstance(value, RangeSweep):
+            listed: Iterable[Any] = value.range()
+        else:
+            listed = value.list if isinstance(value, ChoiceSweep) else override.sweep_iterator()
+        choices = categories(listed)
+        return CategoricalDistribution(list(choices)), choices
     except (ValueError, TypeError) as error:
         raise UserError(f"{override.input_line}: {error}") from None
+
+
+def categories(values: Iterable[Any]) -> dict[Any, Choice]:
+    """The choices that Hydra read, by what stands for each in the study. Raises ValueError for a value given twice.
+
+    That is the value itself, or the text of a list or dict. Optuna tells values apart by `==`, which takes 1, 1.0
+    and true for the same, and nan for nothing: where that matters, their texts stand for all of them.
+    """
+    plain = [value.text if isinstance(value, QuotedString) else value for value in values]
+    texts = [as_text(value) for value in plain]
+    if len(set(texts)) < len(texts):
+        raise ValueError("a value is given twice")
+    keys = [text if isinstance(value, list | dict) else value for value, text in zip(plain, texts, strict=True)]
+    if len(set(keys)) < len(keys) or any(key != key for key in keys):
+        keys = texts
+    shown = [text if isinstance(value, list | dict) else value for value, text in zip(plain, texts, strict=True)]
+    return {key: Choice(value, text) for key, value, text in zip(keys, shown, texts, strict=True)}
 
 
 def _of_range(sweep: RangeSweep) -> BaseDistribution:
@@ -141,21 +191,30 @@ def _of_interval(sweep: IntervalSweep) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=log)
 
 
-def as_overrides(values: Mapping[str, Any]) -> list[str]:
-    """Sampled values as overrides that give exactly these values."""
-    return [f"{key}={_text(value)}" for key, value in values.items()]
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
+def as_text(value: Any) -> str:
+    """A value as the text of an override that gives exactly this value, type included."""
     if isinstance(value, str):
-        try:  # choices read from overrides are written as there, quotes included
-            OverridesParser.create().parse_override(f"key={text}")
-        except HydraException:
-            return quoted(text)
-    return text
+        return value if _is_read_as_itself(value) else quoted(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_as_element, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{Transformer.str(key)}:{_as_element(item)}' for key, item in value.items())}}}"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _as_element(value: Any) -> str:
+    """A value inside a list or dict, where a comma, colon or bracket would end it."""
+    text = value.text if isinstance(value, QuotedString) else value
+    return quoted(text) if isinstance(text, str) and not re.fullmatch(r"[A-Za-z_]\w*", text) else as_text(text)
+
+
+def _is_read_as_itself(text: str) -> bool:
+    try:
+        return OverridesParser.create().parse_override(f"key={text}").value() == text
+    except HydraException:
+        return False
 
 
 def quoted(text: str) -> str:
@@ -184,7 +243,7 @@ def locate_custom(name: str) -> CustomSpace:
 def describe(space: BaseDistribution) -> str:
     """A distribution in a few characters, for people."""
     if isinstance(space, CategoricalDistribution):
-        return " | ".join(str(choice) for choice in space.choices)
+        return " | ".join(as_text(choice) for choice in space.choices)
     assert isinstance(space, IntDistribution | FloatDistribution)
     kind = ", log" if space.log else ""
     step = f", step {space.step:g}" if space.step not in (None, 1) or isinstance(space.step, float) else ""

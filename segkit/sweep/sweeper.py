@@ -6,13 +6,14 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
@@ -35,7 +36,7 @@ from segkit.sweep.preparation import (
 from segkit.sweep.results import write_results
 from segkit.sweep.settings import read
 from segkit.sweep.slots import Slots, make_slots, quiet_launchers
-from segkit.sweep.space import Space, as_overrides, quoted, read_space
+from segkit.sweep.space import Space, quoted, read_space
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep, quieten
 from segkit.trials import SweepRecord
 
@@ -75,7 +76,7 @@ def sweep(config: DictConfig, context: HydraContext, task: TaskFunction, argumen
         limit,
         make_display(opened, limit, slots.count, space),
         record,
-        lambda key: bool(context.config_loader.get_group_options(key)),
+        context.config_loader,
     )
     return running.to_the_end(folder)
 
@@ -89,7 +90,7 @@ class _Running:
     limit: int | None
     display: SweepDisplay
     record: SweepRecord | None
-    is_group: Callable[[str], bool]
+    loader: ConfigLoader
     jobs: dict[Future[Outcome], tuple[int, Claim]] = field(default_factory=dict)
     failures: list[Outcome] = field(default_factory=list)
     interruption: Outcome | None = None
@@ -110,7 +111,7 @@ class _Running:
             status = "terminated" if code == 143 else "interrupted"
         finally:
             self.slots.close()
-            files = write_results(self.sweep, self.space, folder, status, self.is_group)
+            files = write_results(self.sweep, self.space, folder, status, self.loader, self.config)
             self.display.summary(folder, status, self.failures)
             if self.record is not None:
                 self.record.finish(self.sweep.study, status, files)
@@ -163,7 +164,7 @@ class _Running:
     def _send(self, trial: FrozenTrial, claim: Claim) -> None:
         settings, number = self.sweep.settings, trial.number
         again = FOLDER in trial.user_attrs
-        overrides = [*self.space.fixed, *as_overrides(trial.params), f"hydra.sweeper.ticket={claim.ticket}"]
+        overrides = [*self.space.fixed, *self.space.overrides(trial.params), f"hydra.sweeper.ticket={claim.ticket}"]
         subdir = str(number)
         if settings.folds is not None:
             fold = len(trial.user_attrs.get(PARTS, []))
