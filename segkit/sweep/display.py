@@ -17,8 +17,9 @@ from rich.text import Text
 
 from segkit.sweep.claims import claim_of
 from segkit.sweep.job import Outcome
-from segkit.sweep.space import Space, as_text, describe
+from segkit.sweep.space import Space, describe
 from segkit.sweep.study import ERROR, Sweep
+from segkit.sweep.values import as_text
 
 STYLES = {"completed": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
 NAMES = {

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
 from segkit.sweep import best_config
-from segkit.sweep.space import Space, as_text
+from segkit.sweep.space import Space
 from segkit.sweep.study import FOLDER, Sweep, visible_attributes
+from segkit.sweep.values import as_text
 
 
 def write_results(

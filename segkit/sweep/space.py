@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +17,7 @@ from hydra.core.override_parser.types import (
     ChoiceSweep,
     IntervalSweep,
     Override,
-    QuotedString,
     RangeSweep,
-    Transformer,
 )
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -32,6 +30,7 @@ from optuna.distributions import (
 )
 
 from segkit.errors import UserError
+from segkit.sweep.values import Choice, as_text, categories
 
 CustomSpace = Callable[[DictConfig, Trial], Any]
 
@@ -61,17 +60,41 @@ class Space:
         found = {key: self.choices.get(key, {}).get(value) for key, value in params.items()}
         return {key: params[key] if choice is None else choice.value for key, choice in found.items()}
 
+    def draw(self, config: DictConfig, trial: Trial) -> None:
+        """Have `trial` draw all values. Raises UserError where the custom space fails, or sets a fixed key."""
+        for key, distribution in self.distributions.items():
+            trial._suggest(key, distribution)  # what `ask` does; a value that is there already stays
+        if self.custom is None:
+            return
+        fixed = {bare_key(override.get_key_element()): override.input_line for override in _parsed_lines(self.fixed)}
+        try:
+            self.custom(config, trial)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"hydra.sweeper.custom_search_space={config.hydra.sweeper.custom_search_space}: "
+                f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+            ) from error
+        for key in trial.params:
+            if bare_key(key) in fixed:
+                raise UserError(
+                    f"{bare_key(key)}: fixed by {fixed[bare_key(key)]}, and searched by hydra.sweeper."
+                    f"custom_search_space={config.hydra.sweeper.custom_search_space}; leave one of the two out"
+                )
+
     def _text(self, key: str, value: Any) -> str:
         choice = self.choices.get(key, {}).get(value)
         return as_text(value) if choice is None else choice.text
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One value of a categorical key: as the config has it, and as an override gives it."""
+def bare_key(key: str) -> str:
+    """A key or group without the signs that say it is added or deleted."""
+    return key.lstrip("+~")
 
-    value: bool | int | float | str | None
-    text: str
+
+def group_options(key: str, loader: ConfigLoader) -> list[str]:
+    """The options of the config group that `key` chooses from; none if it is no group."""
+    return loader.get_group_options(bare_key(key).partition("@")[0])
 
 
 def read_space(
@@ -106,6 +129,10 @@ def read_space(
             "'optimizer.lr=tag(log,interval(1e-5,1e-2))', or set hydra.sweeper.params"
         )
     return Space(distributions, tuple(fixed.values()), None if custom is None else locate_custom(custom), choices)
+
+
+def _parsed_lines(lines: Sequence[str]) -> list[Override]:
+    return _parsed(OverridesParser.create(), lines)
 
 
 def _parsed(parser: OverridesParser, lines: Sequence[str]) -> list[Override]:
@@ -152,23 +179,6 @@ def distribution(override: Override) -> tuple[BaseDistribution, dict[Any, Choice
         raise UserError(f"{override.input_line}: {error}") from None
 
 
-def categories(values: Iterable[Any]) -> dict[Any, Choice]:
-    """The choices that Hydra read, by what stands for each in the study. Raises ValueError for a value given twice.
-
-    That is the value itself, or the text of a list or dict. Optuna tells values apart by `==`, which takes 1, 1.0
-    and true for the same, and nan for nothing: where that matters, their texts stand for all of them.
-    """
-    plain = [value.text if isinstance(value, QuotedString) else value for value in values]
-    texts = [as_text(value) for value in plain]
-    if len(set(texts)) < len(texts):
-        raise ValueError("a value is given twice")
-    keys = [text if isinstance(value, list | dict) else value for value, text in zip(plain, texts, strict=True)]
-    if len(set(keys)) < len(keys) or any(key != key for key in keys):
-        keys = texts
-    shown = [text if isinstance(value, list | dict) else value for value, text in zip(plain, texts, strict=True)]
-    return {key: Choice(value, text) for key, value, text in zip(keys, shown, texts, strict=True)}
-
-
 def _of_range(sweep: RangeSweep) -> BaseDistribution:
     assert sweep.start is not None
     assert sweep.stop is not None
@@ -189,40 +199,6 @@ def _of_interval(sweep: IntervalSweep) -> BaseDistribution:
     if "int" in sweep.tags or (isinstance(low, int) and isinstance(high, int)):
         return IntDistribution(int(low), int(high), log=log)
     return FloatDistribution(float(low), float(high), log=log)
-
-
-def as_text(value: Any) -> str:
-    """A value as the text of an override that gives exactly this value, type included."""
-    if isinstance(value, str):
-        return value if _is_read_as_itself(value) else quoted(value)
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_as_element, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{Transformer.str(key)}:{_as_element(item)}' for key, item in value.items())}}}"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _as_element(value: Any) -> str:
-    """A value inside a list or dict, where a comma, colon or bracket would end it."""
-    text = value.text if isinstance(value, QuotedString) else value
-    return quoted(text) if isinstance(text, str) and not re.fullmatch(r"[A-Za-z_]\w*", text) else as_text(text)
-
-
-def _is_read_as_itself(text: str) -> bool:
-    try:
-        return OverridesParser.create().parse_override(f"key={text}").value() == text
-    except HydraException:
-        return False
-
-
-def quoted(text: str) -> str:
-    """`text` as one quoted value of Hydra's override grammar."""
-    # A run of backslashes only counts as escapes in front of a quote.
-    escaped = re.sub(r"(\\*)(')", lambda match: match.group(1) * 2 + "\\'", text)
-    escaped = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, escaped)
-    return f"'{escaped}'"
 
 
 def locate_custom(name: str) -> CustomSpace:
