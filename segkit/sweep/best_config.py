@@ -51,7 +51,7 @@ def read(folder: Path, output_subdir: str | None) -> TrialConfig | None:
         values = OmegaConf.load(folder / output_subdir / "config.yaml")
         hydra: Any = OmegaConf.load(folder / output_subdir / "hydra.yaml")
         choices = dict(hydra.hydra.runtime.choices)
-        overrides = [str(line) for line in hydra.hydra.overrides.task]
+        overrides = unresolved(hydra.hydra.overrides.task)
     except (OSError, OmegaConfBaseException, ValueError):
         return None
     return TrialConfig(_container(values), choices, overrides)
@@ -78,7 +78,7 @@ def write(
     `title` is for people; `master` is the composed config of the sweep.
     """
     config_name = master.hydra.job.config_name
-    given = [str(override) for override in master.hydra.overrides.hydra]
+    given = unresolved(master.hydra.overrides.hydra)
     plain = _groups(loader, config_name, given)
     try:
         full = {group.key: group for group in _groups(loader, config_name, [*given, *config.overrides])}
@@ -176,6 +176,13 @@ def _inside(node: DefaultsTreeNode) -> Iterator[Group]:
         elif not default.is_external_append() and not default.is_deleted():
             package, key = default.get_final_package(), default.get_override_key()
             yield Group(default.get_group_path(), package, key, default.get_name(), tuple(inside))
+
+
+def unresolved(overrides: Any) -> list[str]:
+    """A list of overrides in a `hydra` node as they were given, interpolations and all."""
+    found = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(found, list)
+    return [str(line) for line in found]
 
 
 def _at(values: Any, path: Sequence[str]) -> Any:

@@ -21,6 +21,7 @@ import segkit
 from segkit.config import instantiate
 from segkit.errors import UserError
 from segkit.sweep import same_config
+from segkit.sweep.best_config import unresolved
 from segkit.sweep.same_config import Values
 from segkit.sweep.samplers import Grid, grid_points
 from segkit.sweep.settings import SweepSettings
@@ -54,7 +55,7 @@ def named(settings: SweepSettings, config: DictConfig, space: Space) -> SweepSet
 def take_folder(config: DictConfig, settings: SweepSettings) -> Path:
     """The folder of the trials; every job is told of it, and of the study, in its overrides."""
     assert settings.study_name is not None
-    given = [str(override) for override in config.hydra.overrides.hydra]
+    given = unresolved(config.hydra.overrides.hydra)
     with open_dict(config.hydra):
         config.hydra.sweeper.study_name = settings.study_name
         if not any(override.startswith("hydra.sweep.dir=") for override in given):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
@@ -16,7 +15,7 @@ from optuna.trial import FrozenTrial
 from segkit.sweep import best_config
 from segkit.sweep.space import Space
 from segkit.sweep.study import FOLDER, Sweep, visible_attributes
-from segkit.sweep.values import as_text
+from segkit.sweep.values import shown
 
 
 def write_results(
@@ -79,23 +78,9 @@ def _write_table(path: Path, trials: Sequence[FrozenTrial], space: Space) -> Non
         table.writerow(["number", "state", "value", *keys, "begun", "ended", *notes])
         for trial in trials:
             values = " ".join(map(repr, trial.values or []))
-            params = {key: _cell(value) for key, value in space.values(trial.params).items()}
+            params = {key: shown(value) for key, value in space.values(trial.params).items()}
             facts = [params.get(key, "") for key in keys]
             attributes = visible_attributes(trial)
             times = [trial.datetime_start or "", trial.datetime_complete or ""]
             row = [trial.number, trial.state.name, values, *facts, *times, *(attributes.get(n, "") for n in notes)]
             table.writerow(row)
-
-
-def _cell(value: Any) -> Any:
-    """A searched value as text: null and true as in YAML, and a string that reads like one of these in quotes."""
-    if isinstance(value, str):
-        return value if isinstance(_as_yaml(value), str) else f"'{value}'"
-    return as_text(value)
-
-
-def _as_yaml(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text

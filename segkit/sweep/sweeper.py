@@ -125,7 +125,7 @@ class _Running:
         finally:
             self.slots.close()
             files = write_results(self.sweep, self.space, folder, status, self.loader, self.config)
-            self.display.summary(folder, status, self.failures)
+            self.display.summary(folder, status)
             if self.record is not None:
                 self.record.finish(self.sweep.study, status, files)
         return self._give_back(status, folder)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString, Transformer
 from hydra.errors import HydraException
@@ -48,6 +49,17 @@ def as_text(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def shown(value: Any) -> str:
+    """A value as text for people: strings as they are, but in quotes where they read like null, true or a number."""
+    if not isinstance(value, str):
+        return as_text(value)
+    try:
+        is_text = isinstance(yaml.safe_load(value), str)
+    except yaml.YAMLError:
+        is_text = True
+    return value if is_text else f"'{value}'"
 
 
 def _as_element(value: Any) -> str:
