@@ -123,6 +123,8 @@ def _numbers(study: optuna.Study, trial: FrozenTrial) -> dict[str, float]:
 
 def draw(study: optuna.Study, folder: Path) -> list[Path]:
     """The figures of a study as PNG files: history, importances, parallel coordinates, slices, or a Pareto front."""
+    if not any(trial.state is TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
+        return []
     import matplotlib
 
     matplotlib.use("Agg")

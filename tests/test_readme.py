@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, RootSettings, checked
 from segkit.experiment import check_nodes
-from segkit.sweep.space import as_overrides, read_space
+from segkit.sweep.space import read_space
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -39,8 +39,9 @@ def one_point(overrides: list[str]) -> list[str]:
     swept = [line for line in overrides if parser.parse_override(line).is_sweep_override()]
     if not swept:
         return overrides
-    trial = optuna.create_study().ask(dict(read_space(swept, {}, None, None).distributions))
-    return [line for line in overrides if line not in swept] + as_overrides(trial.params)
+    space = read_space(swept, {}, None, None)
+    trial = optuna.create_study().ask(dict(space.distributions))
+    return [line for line in overrides if line not in swept] + space.overrides(trial.params)
 
 
 # Experiments that another command of the README writes first.

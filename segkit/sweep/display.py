@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from segkit.sweep.claims import claim_of
-from segkit.sweep.job import Outcome
 from segkit.sweep.space import Space, describe
-from segkit.sweep.study import ERROR, Sweep
+from segkit.sweep.study import ERROR, FOLDER, Sweep
+from segkit.sweep.values import shown
 
 STYLES = {"completed": "green", "pruned": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
 NAMES = {
@@ -78,23 +79,33 @@ class SweepDisplay:
     def stopping(self) -> None:
         self.console.print("stopping: running trials save and end (once more to end them at once)")
 
-    def summary(self, folder: Path, status: str, failures: Sequence[Outcome]) -> None:
+    def summary(self, folder: Path, status: str) -> None:
         """What came of the sweep, as it stands in the study."""
         counts = self._counts()
         told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         self.console.print(Text(f"\nsweep {self.sweep.name} {status}: {told or 'no trials'}"))
+        for error, numbers in self._failures().items():
+            which = f"trial {numbers[0]}" if len(numbers) == 1 else f"trials {', '.join(map(str, numbers))}"
+            self.console.print(Text(f"  {which} failed: {error}", "red"), soft_wrap=True)
+        table = self.best_table()
+        if table is not None:
+            self.console.print(table)
+        self.console.print(Text(f"trials and results: {folder}"), soft_wrap=True)
+        if (folder / "conf" / "experiment" / "best.yaml").exists():
+            line = f"best config: python train.py --config-dir {shlex.quote(str(folder / 'conf'))} experiment=best"
+            self.console.print(Text(line), soft_wrap=True)
+        elif (best := self.sweep.best()) is not None:
+            line = f"no best config: the config of trial {best.number} is not in {best.user_attrs.get(FOLDER)}"
+            self.console.print(Text(line, "yellow"), soft_wrap=True)
+
+    def _failures(self) -> dict[str, list[int]]:
+        """The trials that failed, by why."""
+        found: dict[str, list[int]] = {}
         for trial in self.sweep.trials():
             if trial.state is TrialState.FAIL:
                 error = _first_line(str(trial.user_attrs.get(ERROR, "no reason was left")))
-                self.console.print(Text(f"  trial {trial.number} failed: {error}", "red"), soft_wrap=True)
-        best = self.best_table()
-        if best is not None:
-            self.console.print(best)
-        self.console.print(Text(f"trials and results: {folder}"), soft_wrap=True)
-        example = folder / "conf" / "experiment" / "best.yaml"
-        if example.exists():
-            line = f"best config: python train.py --config-dir {folder / 'conf'} experiment=best"
-            self.console.print(Text(line), soft_wrap=True)
+                found.setdefault(error, []).append(trial.number)
+        return found
 
     def best_table(self) -> RenderableType | None:
         """The best trial with its values, or the Pareto front of several objectives; None before there is one."""
@@ -201,7 +212,7 @@ def parameters_line(trial: FrozenTrial) -> str:
 
 
 def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
 
 
 def _numbers(values: Sequence[float]) -> str:

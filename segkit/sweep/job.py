@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from optuna.trial import TrialState
 
 from segkit.credentials import masked
-from segkit.errors import Interrupted, Pruned, UserError
+from segkit.errors import Interrupted, Pruned, RunFailure, UserError
 from segkit.sweep.claims import Heartbeat
 from segkit.sweep.settings import SweepSettings, read
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep
@@ -36,13 +36,12 @@ class Outcome:
     """How a job ended.
 
     `part` is a fold that is done while others are not; `superseded`: the trial was another process's by then.
-    `exit_code` is that of an interruption; `is_users`: a failure that the user's input is at fault for.
+    `exit_code` is that of an interruption.
     """
 
     status: Literal["completed", "pruned", "failed", "interrupted", "part", "superseded"]
     error: str = ""
     exit_code: int = 0
-    is_users: bool = False
 
 
 class RunningTrial:
@@ -126,14 +125,20 @@ class TrialTask:
             return Outcome("failed", str(error))
 
     def _failed(self, sweep: Sweep, number: int, error: Exception) -> Outcome:
-        log.error("trial %d failed", number, exc_info=error)
-        text = masked(f"{type(error).__name__}: {error}".strip())
+        is_users = isinstance(error, UserError)
+        if is_users or isinstance(error, RunFailure):
+            # The sweep tells it in one message; this is for the trial's own log.
+            text = masked(str(error).strip())
+            log.info("trial %d failed: %s", number, text)
+        else:
+            log.error("trial %d failed", number, exc_info=error)
+            text = masked(f"{type(error).__name__}: {error}".strip())
         with contextlib.suppress(OSError):
             folder = HydraConfig.get().runtime.output_dir
             with open(f"{folder}/error.txt", "w", encoding="utf-8") as file:  # noqa: PTH123
                 file.write(masked("".join(traceback.format_exception(error))))
-        sweep.fail(number, text[:2000])
-        return Outcome("failed", text, is_users=isinstance(error, UserError))
+        sweep.fail(number, text[:2000], is_users=is_users)
+        return Outcome("failed", text)
 
 
 def _fold(settings: SweepSettings, sweep: Sweep, number: int) -> int | None:

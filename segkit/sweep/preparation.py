@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import CategoricalDistribution, distribution_to_json
+from optuna.trial import FrozenTrial
 
 import segkit
 from segkit.config import instantiate
 from segkit.errors import UserError
+from segkit.sweep import same_config
+from segkit.sweep.best_config import unresolved
+from segkit.sweep.same_config import Values
 from segkit.sweep.samplers import Grid, grid_points
 from segkit.sweep.settings import SweepSettings
-from segkit.sweep.space import Space, as_overrides, quoted
-from segkit.sweep.study import Sweep
+from segkit.sweep.space import Space, group_options
+from segkit.sweep.study import FOLDER, Sweep
+from segkit.sweep.values import quoted
 from segkit.trials import SweepRecord
 
-log = logging.getLogger(__name__)
+DRAWS = 16
+"""How often a custom space is tried before the first trial."""
 
 
 def named(settings: SweepSettings, config: DictConfig, space: Space) -> SweepSettings:
@@ -47,7 +55,7 @@ def named(settings: SweepSettings, config: DictConfig, space: Space) -> SweepSet
 def take_folder(config: DictConfig, settings: SweepSettings) -> Path:
     """The folder of the trials; every job is told of it, and of the study, in its overrides."""
     assert settings.study_name is not None
-    given = [str(override) for override in config.hydra.overrides.hydra]
+    given = unresolved(config.hydra.overrides.hydra)
     with open_dict(config.hydra):
         config.hydra.sweeper.study_name = settings.study_name
         if not any(override.startswith("hydra.sweep.dir=") for override in given):
@@ -63,39 +71,34 @@ def take_folder(config: DictConfig, settings: SweepSettings) -> Path:
     return folder
 
 
-def check_composes(config: DictConfig, context: HydraContext, space: Space) -> None:
-    """Compose one point of the space before there is a study: what does not exist is no failed trial."""
+def check_space(config: DictConfig, context: HydraContext, space: Space) -> None:
+    """Draw from the space before there is a study: what does not exist is no failed trial. Raises UserError.
+
+    A custom space may have conditions, so it is tried several times.
+    """
     for key, distribution in space.distributions.items():
-        options = context.config_loader.get_group_options(key)
+        options = group_options(key, context.config_loader)
         if options and isinstance(distribution, CategoricalDistribution):
             wrong = [str(choice) for choice in distribution.choices if choice not in options]
             if wrong:
                 raise UserError(f"{key}={wrong[0]}: no such option; allowed: {', '.join(options)}")
-    some = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask(dict(space.distributions))
-    overrides = [*space.fixed, *as_overrides(some.params)]
-    context.config_loader.load_sweep_config(config, overrides)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    for attempt in range(1 if space.custom is None else DRAWS):
+        trial = study.ask()
+        space.draw(config, trial)
+        if attempt == 0:
+            overrides = [*space.fixed, *space.overrides(trial.params)]
+            subdir_of(0, context.config_loader.load_sweep_config(config, overrides))
 
 
-def prepare(opened: Sweep, space: Space) -> int | None:
-    """Queue a grid, refuse a space that is not the study's; how many trials the study is to have, None: no end."""
+def prepare(opened: Sweep, space: Space, shared: tuple[Values, dict[str, Values]]) -> int | None:
+    """Hold the sweep against its study, queue a grid; how many trials the study is to have, None: no end.
+
+    `shared` is what the trials have in common. Raises UserError where the study was begun with something else.
+    """
     storage, study = opened.storage, opened.study
-    now = {key: distribution_to_json(value) for key, value in space.distributions.items()}
-    before: Mapping[str, str] = study.user_attrs.get("space", {})
-    changed = [
-        key
-        for key, value in space.distributions.items()
-        if isinstance(value, CategoricalDistribution) and before.get(key, now[key]) != now[key]
-    ]
-    if changed:
-        raise UserError(
-            f"{changed[0]}: the study {opened.name} was begun with other choices, {before[changed[0]]}; "
-            "give this sweep a study of its own with hydra.sweeper.study_name=..."
-        )
-    fixed: Sequence[str] = study.user_attrs.get("fixed", list(space.fixed))
-    if sorted(fixed) != sorted(space.fixed):
-        log.warning("the study %s was begun with other settings: %s", opened.name, " ".join(fixed))
-    study.set_user_attr("space", now)
-    study.set_user_attr("fixed", list(space.fixed))
+    with opened.claims.locked():
+        same_config.check(study, space, *shared)
     limit = opened.settings.n_trials
     if str(opened.settings.sampler.get("_target_", "")).rpartition(".")[2] != Grid.__name__:
         return limit
@@ -125,3 +128,43 @@ def reach_from_workers() -> None:
     wanted = [str(package.parent), str(package / "sweep" / "plugin")]
     present = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     os.environ["PYTHONPATH"] = os.pathsep.join([*present, *(part for part in wanted if part not in present)])
+
+
+def subdir_of(number: int, config: DictConfig) -> str:
+    """What `hydra.sweep.subdir` is for trial `number`, whose composed config is `config`. Raises UserError."""
+    before = HydraConfig.instance().cfg
+    with open_dict(config):
+        config.hydra.job.num = config.hydra.job.id = number
+    HydraConfig.instance().set_config(config)  # `${hydra:...}` reads from there
+    try:
+        return os.path.normpath(str(config.hydra.sweep.subdir))
+    except OmegaConfBaseException as error:
+        raise UserError(f"hydra.sweep.subdir: {str(error).splitlines()[0]}") from None
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+class Folders:
+    """The folder of each trial below that of the sweep: as `hydra.sweep.subdir` says, and never that of another."""
+
+    def __init__(self, sweep: Sweep, folder: Path, config: DictConfig, loader: ConfigLoader) -> None:
+        self._sweep, self._folder, self._config, self._loader = sweep, folder, config, loader
+        self._given: dict[str, int] = {}
+
+    def subdir(self, number: int, overrides: Sequence[str]) -> str:
+        """The folder that trial `number` has already, else one for a trial of these overrides; folds lie below it."""
+        own = self._own(self._sweep.trial(number))
+        if own is not None and own.is_relative_to(self._folder):
+            return str(own.relative_to(self._folder))
+        found = subdir_of(number, self._loader.load_sweep_config(self._config, list(overrides)))
+        others = {self._own(trial) for trial in self._sweep.trials() if trial.number != number}
+        if self._folder / found in others or self._given.get(found, number) != number:
+            found = f"{found}_{number}"
+        self._given[found] = number
+        return found
+
+    def _own(self, trial: FrozenTrial) -> Path | None:
+        folder = trial.user_attrs.get(FOLDER)
+        if not isinstance(folder, str):
+            return None
+        return Path(folder) if self._sweep.settings.folds is None else Path(folder).parent

@@ -31,6 +31,7 @@ class SweepSettings(Settings):
     retry_overrides: tuple[str, ...]
     folds: Annotated[int, Field(ge=2)] | None
     fold_key: str
+    may_change: tuple[str, ...]
     pruned_checkpoints: Literal["delete", "keep"]
     heartbeat_s: Seconds
     grace_s: Seconds

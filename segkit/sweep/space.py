@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -18,7 +18,6 @@ from hydra.core.override_parser.types import (
     IntervalSweep,
     Override,
     RangeSweep,
-    Transformer,
 )
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -31,6 +30,7 @@ from optuna.distributions import (
 )
 
 from segkit.errors import UserError
+from segkit.sweep.values import Choice, as_text, categories
 
 CustomSpace = Callable[[DictConfig, Trial], Any]
 
@@ -43,11 +43,58 @@ class Space:
         distributions: by the key each one is the value of: a config key or a group.
         fixed: the overrides that every trial shares.
         custom: adds further values to a trial by its own conditions; None: nothing does.
+        choices: for categorical keys, what stands for each choice in the study, with the choice itself.
     """
 
     distributions: Mapping[str, BaseDistribution]
     fixed: tuple[str, ...]
     custom: CustomSpace | None = None
+    choices: Mapping[str, Mapping[Any, Choice]] = field(default_factory=dict)
+
+    def overrides(self, params: Mapping[str, Any]) -> list[str]:
+        """Sampled values as overrides that give exactly these values."""
+        return [f"{key}={self._text(key, value)}" for key, value in params.items()]
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Sampled values as the config has them, lists and dicts as the text they are given by."""
+        found = {key: self.choices.get(key, {}).get(value) for key, value in params.items()}
+        return {key: params[key] if choice is None else choice.value for key, choice in found.items()}
+
+    def draw(self, config: DictConfig, trial: Trial) -> None:
+        """Have `trial` draw all values. Raises UserError where the custom space fails, or sets a fixed key."""
+        for key, distribution in self.distributions.items():
+            trial._suggest(key, distribution)  # what `ask` does; a value that is there already stays
+        if self.custom is None:
+            return
+        fixed = {bare_key(override.get_key_element()): override.input_line for override in _parsed_lines(self.fixed)}
+        try:
+            self.custom(config, trial)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"hydra.sweeper.custom_search_space={config.hydra.sweeper.custom_search_space}: "
+                f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+            ) from error
+        for key in trial.params:
+            if bare_key(key) in fixed:
+                raise UserError(
+                    f"{bare_key(key)}: fixed by {fixed[bare_key(key)]}, and searched by hydra.sweeper."
+                    f"custom_search_space={config.hydra.sweeper.custom_search_space}; leave one of the two out"
+                )
+
+    def _text(self, key: str, value: Any) -> str:
+        choice = self.choices.get(key, {}).get(value)
+        return as_text(value) if choice is None else choice.text
+
+
+def bare_key(key: str) -> str:
+    """A key or group without the signs that say it is added or deleted."""
+    return key.lstrip("+~")
+
+
+def group_options(key: str, loader: ConfigLoader) -> list[str]:
+    """The options of the config group that `key` chooses from; none if it is no group."""
+    return loader.get_group_options(bare_key(key).partition("@")[0])
 
 
 def read_space(
@@ -59,14 +106,20 @@ def read_space(
     """
     parser = OverridesParser.create(config_loader=loader)
     distributions: dict[str, BaseDistribution] = {}
+    choices: dict[str, dict[Any, Choice]] = {}
     fixed: dict[str, str] = {}
-    lines = [f"{key}={value}" for key, value in flat(params).items() if value is not None]
+    lines = [
+        f"{key}={value if isinstance(value, str) else as_text(value)}"
+        for key, value in flat(params).items()
+        if value is not None
+    ]
     for override in [*_parsed(parser, lines), *_parsed(parser, arguments)]:
         key = override.get_key_element()
         distributions.pop(key, None)
+        choices.pop(key, None)
         fixed.pop(key, None)
         if override.is_sweep_override():
-            distributions[key] = distribution(override)
+            distributions[key], choices[key] = distribution(override)
         else:
             assert override.input_line is not None
             fixed[key] = override.input_line
@@ -75,7 +128,11 @@ def read_space(
             "nothing to search: give a key several values, as in loss=choice(combined,focal) or "
             "'optimizer.lr=tag(log,interval(1e-5,1e-2))', or set hydra.sweeper.params"
         )
-    return Space(distributions, tuple(fixed.values()), None if custom is None else locate_custom(custom))
+    return Space(distributions, tuple(fixed.values()), None if custom is None else locate_custom(custom), choices)
+
+
+def _parsed_lines(lines: Sequence[str]) -> list[Override]:
+    return _parsed(OverridesParser.create(), lines)
 
 
 def _parsed(parser: OverridesParser, lines: Sequence[str]) -> list[Override]:
@@ -99,8 +156,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def distribution(override: Override) -> BaseDistribution:
-    """What Optuna samples `override` from.
+def distribution(override: Override) -> tuple[BaseDistribution, dict[Any, Choice]]:
+    """What Optuna samples `override` from, and of a categorical key the choices by what stands for them in the study.
 
     `choice` is categorical; `range` steps from its start up to, but not including, its stop, as everywhere in
     Hydra; `interval` is continuous with both ends; the tags `log` and `int` make it logarithmic or whole.
@@ -108,13 +165,16 @@ def distribution(override: Override) -> BaseDistribution:
     value = override.value()
     try:
         if isinstance(value, RangeSweep) and not value.shuffle:
-            return _of_range(value)
+            return _of_range(value), {}
         if isinstance(value, IntervalSweep):
-            return _of_interval(value)
-        choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
-        if isinstance(value, ChoiceSweep) and len(set(map(repr, choices))) < len(choices):
-            raise ValueError("a value is given twice")
-        return CategoricalDistribution(choices)
+            return _of_interval(value), {}
+        # Not `sweep_iterator` for these: a shuffled order would be another one at the next start.
+        if isinstance(value, RangeSweep):
+            listed: Iterable[Any] = value.range()
+        else:
+            listed = value.list if isinstance(value, ChoiceSweep) else override.sweep_iterator()
+        choices = categories(listed)
+        return CategoricalDistribution(list(choices)), choices
     except (ValueError, TypeError) as error:
         raise UserError(f"{override.input_line}: {error}") from None
 
@@ -141,31 +201,6 @@ def _of_interval(sweep: IntervalSweep) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=log)
 
 
-def as_overrides(values: Mapping[str, Any]) -> list[str]:
-    """Sampled values as overrides that give exactly these values."""
-    return [f"{key}={_text(value)}" for key, value in values.items()]
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
-    if isinstance(value, str):
-        try:  # choices read from overrides are written as there, quotes included
-            OverridesParser.create().parse_override(f"key={text}")
-        except HydraException:
-            return quoted(text)
-    return text
-
-
-def quoted(text: str) -> str:
-    """`text` as one quoted value of Hydra's override grammar."""
-    # A run of backslashes only counts as escapes in front of a quote.
-    escaped = re.sub(r"(\\*)(')", lambda match: match.group(1) * 2 + "\\'", text)
-    escaped = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, escaped)
-    return f"'{escaped}'"
-
-
 def locate_custom(name: str) -> CustomSpace:
     """The function `package.module.function`, looked for in the working directory too. Raises UserError."""
     if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds text
@@ -184,7 +219,7 @@ def locate_custom(name: str) -> CustomSpace:
 def describe(space: BaseDistribution) -> str:
     """A distribution in a few characters, for people."""
     if isinstance(space, CategoricalDistribution):
-        return " | ".join(str(choice) for choice in space.choices)
+        return " | ".join(as_text(choice) for choice in space.choices)
     assert isinstance(space, IntDistribution | FloatDistribution)
     kind = ", log" if space.log else ""
     step = f", step {space.step:g}" if space.step not in (None, 1) or isinstance(space.step, float) else ""

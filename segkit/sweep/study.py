@@ -24,8 +24,9 @@ from segkit.sweep.samplers import seeded
 from segkit.sweep.settings import SweepSettings
 from segkit.sweep.storage import open_storage, study_lock
 
-ERROR, FOLDER, PARTS = "error", "folder", "folds"
-"""User attributes of a trial: why it failed, its run folder, and the score of each fold that is done."""
+ERROR, FAULT, FOLDER, PARTS = "error", "fault", "folder", "folds"
+"""User attributes of a trial: why it failed, that the user's input is at fault, its run folder, and the score of each
+fold that is done."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -60,9 +61,12 @@ class Sweep:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.study.tell(number, list(values) if values is not None else None, state, skip_if_finished=True)
 
-    def fail(self, number: int, error: str) -> None:
+    def fail(self, number: int, error: str, *, is_users: bool = False) -> None:
+        """End a trial as failed; `is_users`: the user's input is at fault."""
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.note(number, ERROR, masked(error))
+            if is_users:
+                self.note(number, FAULT, "input")
         self.finish(number, TrialState.FAIL)
 
     def report(self, number: int, score: float, step: int) -> bool:

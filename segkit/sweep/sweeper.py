@@ -6,13 +6,14 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
@@ -23,11 +24,14 @@ from optuna.trial import FrozenTrial, TrialState
 from segkit.config.masking import mask_in_place
 from segkit.credentials import hidden_in_override
 from segkit.errors import Interrupted, UserError
+from segkit.sweep import same_config
 from segkit.sweep.claims import Claim, claim_of
 from segkit.sweep.display import SweepDisplay, make_display
+from segkit.sweep.failures import are_all_alike, of_sweep
 from segkit.sweep.job import Outcome, TrialTask
 from segkit.sweep.preparation import (
-    check_composes,
+    Folders,
+    check_space,
     make_record,
     named,
     prepare,
@@ -37,8 +41,9 @@ from segkit.sweep.preparation import (
 from segkit.sweep.results import write_results
 from segkit.sweep.settings import read
 from segkit.sweep.slots import Slots, make_slots, quiet_launchers
-from segkit.sweep.space import Space, as_overrides, quoted, read_space
+from segkit.sweep.space import Space, read_space
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep, quieten
+from segkit.sweep.values import quoted
 from segkit.trials import SweepRecord
 
 log = logging.getLogger(__name__)
@@ -52,8 +57,8 @@ STOP_S = 60.0
 def sweep(config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]) -> Any:
     """Run the sweep that `config` and the command line's `arguments` describe; its best value or values.
 
-    Raises UserError for what the user can mend, Interrupted after a signal, and SystemExit(1) when too many
-    trials failed, or all of them.
+    Raises UserError for what the user can mend, Interrupted after a signal, and RunFailure when too many trials
+    failed, or all of them.
     """
     quieten()
     mask_in_place(config)  # where a command has no callback that has done it
@@ -62,10 +67,13 @@ def sweep(config: DictConfig, context: HydraContext, task: TaskFunction, argumen
     space = read_space(arguments, settings.params, settings.custom_search_space, context.config_loader)
     settings = named(settings, config, space)
     folder = take_folder(config, settings)
-    check_composes(config, context, space)
+    loader = context.config_loader
+    check_space(config, context, space)
+    unedited = same_config.stamp(loader, config)
+    shared = same_config.shared_config(settings, config, loader, space)
     reach_from_workers()
     opened = open_sweep(settings, for_jobs=False)
-    limit = prepare(opened, space)
+    limit = prepare(opened, space, shared)
     record = make_record(settings, config, folder)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=TrialTask(task), config=config
@@ -79,7 +87,9 @@ def sweep(config: DictConfig, context: HydraContext, task: TaskFunction, argumen
         limit,
         make_display(opened, limit, slots.count, space),
         record,
-        lambda key: bool(context.config_loader.get_group_options(key)),
+        loader,
+        Folders(opened, folder, config, loader),
+        unedited,
     )
     return running.to_the_end(folder)
 
@@ -93,10 +103,14 @@ class _Running:
     limit: int | None
     display: SweepDisplay
     record: SweepRecord | None
-    is_group: Callable[[str], bool]
+    loader: ConfigLoader
+    folders: Folders
+    unedited: dict[str, tuple[int, int]]
     jobs: dict[Future[Outcome], tuple[int, Claim]] = field(default_factory=dict)
     failures: list[Outcome] = field(default_factory=list)
     interruption: Outcome | None = None
+    refusal: UserError | None = None
+    is_hopeless: bool = False
     started: float = field(default_factory=time.monotonic)
     beaten: float = 0.0
 
@@ -114,11 +128,11 @@ class _Running:
             status = "terminated" if code == 143 else "interrupted"
         finally:
             self.slots.close()
-            files = write_results(self.sweep, self.space, folder, status, self.is_group)
-            self.display.summary(folder, status, self.failures)
+            files = write_results(self.sweep, self.space, folder, status, self.loader, self.config)
+            self.display.summary(folder, status)
             if self.record is not None:
                 self.record.finish(self.sweep.study, status, files)
-        return self._give_back(status)
+        return self._give_back(status, folder)
 
     def _run(self) -> None:
         try:
@@ -131,7 +145,12 @@ class _Running:
     def _fill(self) -> bool:
         """Send trials to all free slots; whether there is more to come."""
         while not self._is_over() and len(self.jobs) < self.slots.count:
-            taken = self.sweep.claims.take(limit=self.limit, draw=self._draw)
+            try:
+                self._check_unedited()
+                taken = self.sweep.claims.take(limit=self.limit, draw=self._draw)
+            except UserError as error:
+                self.refusal = error  # told when the trials that run have ended
+                break
             if taken is None:
                 if self.jobs or not self.sweep.claims.undecided():
                     return bool(self.jobs)
@@ -145,11 +164,20 @@ class _Running:
     def _is_over(self) -> bool:
         settings = self.sweep.settings
         late = settings.timeout_s is not None and time.monotonic() - self.started > settings.timeout_s
-        return late or self.interruption is not None or self._has_failed_too_often()
+        refused = self.interruption is not None or self.refusal is not None
+        return late or refused or self._has_failed_too_often()
+
+    def _check_unedited(self) -> None:
+        """Raises UserError where config files were edited meanwhile: trials are composed when they begin."""
+        now = same_config.stamp(self.loader, self.config)
+        if now != self.unedited:
+            self.unedited = now
+            shared = same_config.shared_config(self.sweep.settings, self.config, self.loader, self.space)
+            same_config.check(self.sweep.study, self.space, *shared)
 
     def _has_failed_too_often(self) -> bool:
         most = self.sweep.settings.max_failures
-        return most is not None and len(self.failures) > most
+        return self.is_hopeless or (most is not None and len(self.failures) > most)
 
     def _draw(self, left_behind: FrozenTrial | None) -> optuna.Trial:
         study = self.sweep.study
@@ -158,21 +186,23 @@ class _Running:
         else:
             study.sampler.before_trial(study, left_behind)
             trial = optuna.Trial(study, left_behind._trial_id)
-        for key, distribution in self.space.distributions.items():
-            trial._suggest(key, distribution)  # what `ask` does; a value that is there already stays
-        if self.space.custom is not None:
-            self.space.custom(self.config, trial)
+        try:
+            self.space.draw(self.config, trial)
+        except UserError as error:
+            self.sweep.fail(trial.number, str(error), is_users=True)
+            raise
         return trial
 
     def _send(self, trial: FrozenTrial, claim: Claim) -> None:
         settings, number = self.sweep.settings, trial.number
         again = FOLDER in trial.user_attrs
-        overrides = [*self.space.fixed, *as_overrides(trial.params), f"hydra.sweeper.ticket={claim.ticket}"]
-        subdir = str(number)
+        overrides = [*self.space.fixed, *self.space.overrides(trial.params)]
+        subdir = self.folders.subdir(number, overrides)
+        overrides.append(f"hydra.sweeper.ticket={claim.ticket}")
         if settings.folds is not None:
             fold = len(trial.user_attrs.get(PARTS, []))
             overrides.append(f"{settings.fold_key}={fold}")
-            subdir = f"{number}/fold_{fold}"
+            subdir = f"{subdir}/fold_{fold}"
         if again:
             overrides += settings.retry_overrides
         overrides.append(f"hydra.sweep.subdir={quoted(subdir)}")
@@ -197,6 +227,7 @@ class _Running:
             return
         if outcome is not None and outcome.status == "failed":
             self.failures.append(outcome)
+            self.is_hopeless = are_all_alike(self.sweep.trials(), self.space)
         # A job of another machine that was stopped is claimed again; one of this terminal ends the sweep.
         if outcome is not None and outcome.status == "interrupted" and (self.slots.is_here or outcome.exit_code == 130):
             self.interruption = outcome
@@ -209,8 +240,9 @@ class _Running:
         trial = self.sweep.trial(number)
         if trial.state.is_finished():
             return None
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            text = f"{type(error).__name__}: {str(error).strip()}"
+        is_users = isinstance(error, HydraException | OmegaConfBaseException)
+        if is_users:
+            text = str(error).strip()
         else:
             current = claim_of(trial)
             deaths = current.deaths if current is not None else 0
@@ -220,8 +252,8 @@ class _Running:
                 log.warning("trial %d: %s; it is run again from its newest checkpoint", number, text)
                 self.sweep.claims.release(number, claim.ticket, died=True)
                 return None
-        self.sweep.fail(number, text[:2000])
-        return Outcome("failed", text, is_users=isinstance(error, HydraException | OmegaConfBaseException))
+        self.sweep.fail(number, text[:2000], is_users=is_users)
+        return Outcome("failed", text)
 
     def _beat(self) -> None:
         """Speak for the jobs that wait at a launcher; those that run speak for themselves."""
@@ -258,17 +290,17 @@ class _Running:
             return "terminated" if self.interruption.exit_code == 143 else "interrupted"
         states = {trial.state for trial in self.sweep.trials()}
         nothing = not states & {TrialState.COMPLETE, TrialState.PRUNED} and TrialState.FAIL in states
-        return "failed" if nothing or self._has_failed_too_often() else "completed"
+        failed = nothing or self.refusal is not None or self._has_failed_too_often()
+        return "failed" if failed else "completed"
 
-    def _give_back(self, status: str) -> Any:
+    def _give_back(self, status: str, folder: Path) -> Any:
         if self.interruption is not None:
             code = self.interruption.exit_code
             raise Interrupted(status, code, f"{status}; the same command goes on with this sweep")
+        if self.refusal is not None:
+            raise self.refusal
         if status == "failed":
-            first = self.failures[0] if self.failures else None
-            if first is not None and all(failure.is_users for failure in self.failures):
-                raise UserError(first.error.partition(": ")[2] or first.error)
-            raise SystemExit(1)
+            raise of_sweep(self.sweep, folder)
         best = self.sweep.best()
         if best is None or self.sweep.settings.is_multi_objective:
             return None
