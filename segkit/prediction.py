@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from segkit.contracts import DataError, LabelSpace, UserError
 from segkit.data.content import UnusableError
 from segkit.data.reading import SUFFIXES, read_image
 from segkit.engine.progress import CONSOLE
+from segkit.engine.run_folder import output_folder
 from segkit.trained import load_trained_model
 
 log = logging.getLogger(__name__)
@@ -33,10 +35,11 @@ def run(config: DictConfig) -> None:
     sets with `multilabel: true` read.
     """
     settings = checked(PredictScriptSettings, instantiate.plain(config))
-    source, output = Path(settings.input), Path(settings.output)
+    source = Path(settings.input).expanduser()
     # The cheap mistakes first, before a model is loaded.
     images = find_images(source)
     names = output_names(images)
+    output = output_folder(Path(settings.output), "output")
     model = load_trained_model(
         settings.run,
         device=settings.device,
@@ -110,7 +113,7 @@ def _read(path: Path, in_channels: int) -> NDArray[Any]:
 
 def _write(path: Path, save: Callable[[Path, NDArray[Any]], None], pixels: NDArray[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{os.getpid()}.part")
     save(temporary, pixels)
     temporary.replace(path)
 
