@@ -14,6 +14,7 @@ from segkit.config.schema import BrowseSettings, checked
 from segkit.contracts import Sample, SampleSource, UserError
 from segkit.data.augmentation import augmented
 from segkit.data.mask_probe import check_masks
+from segkit.engine.run_folder import output_folder
 from segkit.tracking.sample_sheet import SheetRow, sheet
 
 log = logging.getLogger(__name__)
@@ -23,19 +24,29 @@ def run(config: DictConfig, folder: Path) -> None:
     """Draw the sheet that `config` asks for to its output, or to samples.png in `folder`."""
     values = instantiate.plain(config)
     settings = checked(BrowseSettings, values)
+    path = _picture(folder, settings)
     make_source = instantiate.build(values["dataset"], "dataset", supplied=("split",))
     transform = instantiate.build(values["transform"], "transform")
     source: SampleSource = make_source(split=settings.split)
     if len(source) == 0:
         raise UserError(f"split={settings.split}: no samples there to look at")
     check_masks(transform, source.labels, int(values["dataset"].get("in_channels", 3)))
-    path = (folder / "samples.png") if settings.output is None else Path(settings.output).expanduser()
     indices = np.unique(np.linspace(0, len(source) - 1, min(settings.samples, len(source))).round().astype(int))
     rows = [_row(source, transform, int(index), settings) for index in indices]
     sheet(rows, source.labels, path, opacity=settings.opacity)
     log.info(
         "%d samples of %s, each with %d augmented versions: %s", len(rows), settings.split, settings.variants, path
     )
+
+
+def _picture(folder: Path, settings: BrowseSettings) -> Path:
+    if settings.output is None:
+        return folder / "samples.png"
+    path = Path(settings.output).expanduser()
+    if path.is_dir():
+        raise UserError(f"output={path}: is a folder; name the file, as in output={path / 'samples.png'}")
+    output_folder(path.parent, "output")
+    return path
 
 
 def _row(source: SampleSource, transform: Any, index: int, settings: BrowseSettings) -> SheetRow:

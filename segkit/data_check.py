@@ -25,7 +25,7 @@ from segkit.data.source import Source
 from segkit.data.statistics import Counted, count
 from segkit.data.views import faults_of, leaf
 from segkit.engine.progress import CONSOLE
-from segkit.engine.run_folder import write_json
+from segkit.engine.run_folder import output_folder, write_json
 from segkit.errors import printable
 from segkit.tracking import data_page
 
@@ -76,12 +76,11 @@ def run(config: DictConfig, folder: Path) -> None:
     """
     values = instantiate.plain(config)
     settings = checked(CheckDataSettings, values)
+    output = folder if settings.output is None else output_folder(Path(settings.output), "output")
     make_source = instantiate.build(values["dataset"], "dataset", supplied=("split",))
     sources, absent = find_splits(make_source)
     report = inspect(sources, Path(settings.cache_dir), settings.processes)
     report.absent = absent
-    output = folder if settings.output is None else Path(settings.output)
-    output.mkdir(parents=True, exist_ok=True)
     content = as_json(report)
     write_json(output / "report.json", content)
     data_page.write(content, output / "report.html")

@@ -28,6 +28,7 @@ from segkit.data.recognition import Kind, Layout, SplitName, recognise
 from segkit.data.statistics import Counted
 from segkit.data_check import TURNED, bar_of, counted_with_progress
 from segkit.engine.progress import CONSOLE
+from segkit.engine.run_folder import output_folder
 from segkit.split_making import write_lists
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def run(config: DictConfig, conf: Path, is_checkout: bool) -> None:
     settings = checked(InitDatasetSettings, instantiate.plain(config))
     root = Path(settings.folder).expanduser().absolute()
     name = settings.name or _name(root)
-    output = Path(settings.output or (conf if is_checkout else "my_conf")).expanduser()
+    output = output_folder(Path(settings.output or (conf if is_checkout else "my_conf")), "output")
     _require_free(name, output, conf, overwrite=settings.overwrite)
     layout = recognise(root)
     CONSOLE.print(Text(f"{root}: {layout.told}"))
@@ -228,7 +229,7 @@ def batch_size(crop: int, samples: int) -> int:
 
 def _name(root: Path) -> str:
     name = re.sub(r"[^a-z0-9]+", "_", root.name.lower()).strip("_")
-    return name or "mine"
+    return name[:100] or "mine"
 
 
 def _require_free(name: str, output: Path, conf: Path, *, overwrite: bool) -> None:

@@ -17,7 +17,7 @@ from segkit.data.splits import Official, Splitting
 from segkit.engine import heap, memory
 from segkit.engine.evaluator import Evaluation
 from segkit.engine.progress import CONSOLE
-from segkit.engine.run_folder import write_json
+from segkit.engine.run_folder import output_folder, write_json
 from segkit.engine.strategy.base import SingleDevice
 from segkit.errors import UserError
 from segkit.experiment import SUPPLIED, build_evaluator, check_files
@@ -30,6 +30,7 @@ def run(config: DictConfig, folder: Path) -> float:
     """Evaluate as `config` says and write scores, table and pictures to its output, or `folder`; the mIoU."""
     values = instantiate.plain(config)
     settings = checked(EvaluateScriptSettings, values)
+    output = folder if settings.output is None else output_folder(Path(settings.output), "output")
     trained = read_run(settings.run, trust=settings.trust)
     output = folder if settings.output is None else Path(settings.output)
     try:

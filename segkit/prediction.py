@@ -23,6 +23,7 @@ from segkit.data.file_list import files_below
 from segkit.data.reading import SUFFIXES
 from segkit.engine import memory
 from segkit.engine.progress import CONSOLE
+from segkit.engine.run_folder import output_folder
 from segkit.errors import RunFailure
 from segkit.trained import TrainedModel, load_trained_model
 
@@ -48,8 +49,8 @@ def run(config: DictConfig) -> None:
     read; RunFailure, at the end, that lists those which could not be predicted.
     """
     settings = checked(PredictScriptSettings, instantiate.plain(config))
-    output = Path(settings.output)
     # The cheap mistakes first, before a model is loaded.
+    output = output_folder(Path(settings.output), "output")
     images = find_images(settings.input, output)
     model = load_trained_model(
         settings.run,
@@ -92,7 +93,7 @@ def find_images(inputs: str | Sequence[str], output: Path) -> dict[Path, Path]:
 
     Raises UserError when there is none, or for an input that is not there.
     """
-    sources = [Path(inputs)] if isinstance(inputs, str) else [Path(path) for path in inputs]
+    sources = [Path(path).expanduser() for path in ([inputs] if isinstance(inputs, str) else inputs)]
     for source in sources:
         if not source.exists():
             raise UserError(f"input={source}: no such file or folder")

@@ -19,7 +19,7 @@ from segkit.data.statistics import Counted
 from segkit.data.views import pooled
 from segkit.data_check import counted_with_progress
 from segkit.engine.progress import CONSOLE
-from segkit.engine.run_folder import write_json
+from segkit.engine.run_folder import output_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def run(config: DictConfig) -> None:
     """Make the lists that `config` asks for, write them, and show how the classes are shared out."""
     values = instantiate.plain(config)
     settings = checked(MakeSplitsSettings, values)
-    output = Path(settings.output).expanduser()
+    output = output_folder(Path(settings.output), "output")
     _require_empty(output)
     source = pooled(instantiate.build(values["dataset"], "dataset", supplied=("split",)), settings.pool)
     source.check()

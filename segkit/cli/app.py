@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,13 +16,14 @@ from typing import Any
 
 import hydra
 from hydra._internal.grammar import grammar_functions
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from segkit.cli.arguments import arranged
+from segkit.cli.options import Options
+from segkit.cli.processes import require_one_process
+from segkit.cli.streams import lasting_streams
 from segkit.credentials import masked
 from segkit.engine.interrupts import CommandSignals
 from segkit.errors import Interrupted, RunFailure, UserError
@@ -62,37 +62,51 @@ def launch(config_name: str, task: Task) -> None:
 
     @functools.wraps(task)
     def single_run(config: DictConfig) -> Any:
-        try:
-            return task(config)
-        except Exception as error:
-            if HydraConfig.get().mode is RunMode.RUN or _stops_a_plain_multirun(error):
-                # Past Hydra, which would print the whole command line above our one message.
-                raise _Ended(error) from error
-            raise
+        with lasting_streams():
+            try:
+                _require_multirun()
+                return task(config)
+            except Exception as error:
+                if HydraConfig.get().mode is RunMode.RUN or _stops_a_plain_multirun(error):
+                    # Past Hydra, which would print the whole command line above our one message.
+                    raise _Ended(error) from error
+                raise
 
-    try:
+    with lasting_streams():
         try:
-            with signals, closing:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(single_run)()
-        except _Ended as ended:
-            raise ended.error from None
-    except Interrupted as error:
-        _say(str(error))
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, SystemExit):
-        if signals.received is None:  # Hydra's own way to end
-            raise
-        _say(signals.message)
-        sys.exit(signals.exit_code)
-    except (UserError, RunFailure, HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
-            _say(traceback.format_exc())
-        else:
-            _say(f"error: {_message(error, config_name)}")
-        sys.exit(getattr(error, "exit_code", 2))
-    except Exception:
-        _say(traceback.format_exc())
-        sys.exit(1)
+            try:
+                with signals, closing:
+                    require_one_process()
+                    sys.argv[1:] = arranged(sys.argv[1:])
+                    if mixed := Options.of(CONF, sys.argv[1:]).mixed(sys.argv[1:]):
+                        raise UserError(mixed)
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(single_run)()
+            except _Ended as ended:
+                raise ended.error from None
+        except Interrupted as error:
+            _say(str(error))
+            sys.exit(error.exit_code)
+        except (KeyboardInterrupt, SystemExit):
+            if signals.received is None:  # Hydra's own way to end
+                raise
+            _say(signals.message)
+            sys.exit(signals.exit_code)
+        except Exception as error:
+            message = _message(error, config_name)
+            if message is None or wants_traceback:
+                _say(traceback.format_exc())
+            else:
+                _say(f"error: {message}")
+            sys.exit(1 if message is None else getattr(error, "exit_code", 2))
+
+
+def _message(error: Exception, config_name: str) -> str | None:
+    """What is to be said of `error`; None for a fault of the program, which shows its traceback."""
+    from segkit.cli import messages
+
+    if isinstance(error, RunFailure) or messages.is_users(error):
+        return messages.explained(error, config_name, Options.of(CONF, sys.argv[1:]))
+    return messages.of_output(error) if messages.is_of_output(error) else None
 
 
 def _stops_a_plain_multirun(error: Exception) -> bool:
@@ -108,52 +122,19 @@ class _Ended(BaseException):
         self.error = error
 
 
+MULTIRUN_ONLY = ("hydra/sweeper", "hydra/launcher", "hydra.sweeper.", "hydra.launcher.", "hydra.sweep.")
+
+
+def _require_multirun() -> None:
+    """Refuse what only several runs read where there is but one: without -m a search would be one run of defaults."""
+    config = HydraConfig.get()
+    if config.mode is RunMode.MULTIRUN:
+        return
+    unread = [o for o in config.overrides.task if str(o).startswith("sweep=")]
+    unread += [o for o in config.overrides.hydra if str(o).startswith(MULTIRUN_ONLY)]
+    if unread:
+        raise UserError(f"{unread[0]}: read with -m only, as in python train.py -m {' '.join(map(str, unread))}")
+
+
 def _say(message: str) -> None:
-    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{masked(message).rstrip()}\n")):
-        try:
-            stream.write(text)
-            stream.flush()
-        except OSError:
-            # The terminal is gone or the disk full; Python would end with a status of its own for what is unwritten.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _message(error: Exception, config_name: str) -> str:
-    if isinstance(error, UserError | RunFailure):
-        return str(error)
-    text = str(error).strip()
-    key = re.search(
-        r"Could not (?:override|append to|delete from) config?.*?'([^'@]+)'|Could not override '([^'@]+)'",
-        text,
-    )
-    if key:
-        found = key.group(1) or key.group(2)
-        explained = _unknown_key(found, config_name)
-        if explained:
-            return explained
-    return text.partition("\nConfig search path:")[0].rstrip()
-
-
-def _unknown_key(key: str, config_name: str) -> str | None:
-    """What stands beside an unknown key, from the config composed of the overrides that do compose."""
-    from segkit.config.errors import unknown_key
-
-    GlobalHydra.instance().clear()
-    # Group choices decide which keys there are; everything else can be left out.
-    choices = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("-", "+", "~")) and "." not in a.split("=")[0]]
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra.compose(config_name, [a for a in choices if a.split("=")[0] != key])
-    except (HydraException, OmegaConfBaseException):
-        return None
-    node: Any = config
-    *parents, _ = key.split(".")
-    for depth, part in enumerate(parents):
-        if not isinstance(node, DictConfig) or part not in node:
-            return unknown_key(".".join(parents[: depth + 1]), list(node) if isinstance(node, DictConfig) else [])
-        node = node._get_node(part)
-    if not isinstance(node, DictConfig):
-        return f"{key}: {'.'.join(parents)} is a single value and has no keys below it"
-    if key.rpartition(".")[2] in node:
-        return f"{key}: the new value has keys that are not there yet; add them one by one with +{key}.NAME=VALUE"
-    return unknown_key(key, [str(name) for name in node])
+    print(masked(message).rstrip(), file=sys.stderr, flush=True)

@@ -22,3 +22,7 @@ def task(config: DictConfig) -> None:
 
 def main() -> None:
     launch("browse", task)
+
+
+if __name__ == "__main__":
+    main()

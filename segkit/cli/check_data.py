@@ -24,3 +24,7 @@ def task(config: DictConfig) -> None:
 
 def main() -> None:
     launch("check_data", task)
+
+
+if __name__ == "__main__":
+    main()

@@ -26,3 +26,7 @@ def task(config: DictConfig) -> float:
 
 def main() -> None:
     launch("evaluate", task)
+
+
+if __name__ == "__main__":
+    main()

@@ -41,3 +41,7 @@ def with_folder_key(arguments: Sequence[str]) -> list[str]:
         result.append(argument)
         previous = argument
     return result
+
+
+if __name__ == "__main__":
+    main()

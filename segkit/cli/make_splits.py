@@ -18,3 +18,7 @@ def task(config: DictConfig) -> None:
 
 def main() -> None:
     launch("make_splits", task)
+
+
+if __name__ == "__main__":
+    main()

@@ -108,3 +108,7 @@ def _print_table(results: dict[Path, tuple[str, str]]) -> None:
     for folder, (outcome, detail) in results.items():
         table.add_row(str(folder), Text(outcome, styles.get(outcome, "")), Text(detail))
     console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

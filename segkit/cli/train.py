@@ -47,3 +47,7 @@ def task(config: DictConfig) -> float | list[float | None] | None:
 
 def main() -> None:
     launch("train", task)
+
+
+if __name__ == "__main__":
+    main()

@@ -201,7 +201,7 @@ class InitDatasetSettings(Settings):
     """The top level of `scripts/init_dataset.py`."""
 
     folder: str
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] | None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)] | None
     output: str | None
     val_share: Annotated[float, Field(gt=0, lt=1)]
     group_pattern: str | None

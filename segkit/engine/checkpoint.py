@@ -216,6 +216,7 @@ def resolve(path: Path, *, prefer: str | None = None) -> tuple[Path, Content]:
 
     Raises UserError when there is none.
     """
+    path = path.expanduser()
     if path.is_dir():
         folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         if prefer is not None and (folder / prefer).exists():

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import socket
+import tempfile
 import time
 import weakref
 from collections.abc import Mapping
@@ -30,16 +31,22 @@ class RunFolder:
 
     A disk that refuses to be written to is reported and does not end the run.
 
-    Raises UserError when another process holds the folder.
+    Raises UserError when another process holds the folder, or nothing can be written to it.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(path / ".lock")
-        self._metrics = _Lines(path / "metrics.jsonl")
-        self._artifacts = _Lines(path / "artifacts.jsonl")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(path / ".lock")
+            self._metrics = _Lines(path / "metrics.jsonl")
+            self._artifacts = _Lines(path / "artifacts.jsonl")
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or path}: cannot be written ({error.strerror}); "
+                "give this run another folder with hydra.run.dir=..."
+            ) from None
 
     def record(self, kind: str, values: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl. Floats keep full precision; what is not finite is written as null."""
@@ -81,6 +88,18 @@ def _last_step(metrics: Path) -> int:
     with metrics.open(encoding="utf-8", errors="replace") as lines:
         steps = [int(found.group(1)) for line in lines if (found := TRAIN_LINE.match(line))]
     return steps[-1] if steps else 0
+
+
+def output_folder(path: Path, key: str) -> Path:
+    """`path`, with ~ expanded, made and found to take files. Raises UserError naming `key`, which gave it."""
+    try:
+        folder = path.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a home that nobody has
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+        raise UserError(f"{key}={path}: cannot be written ({reason}); give another folder") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,0 +1,75 @@
+"""The command line as Hydra reads it, made of what people type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+WITH_VALUE = frozenset(
+    "--config-path -cp --config-name -cn --config-dir -cd --package -p --cfg -c --experimental-rerun".split()
+)
+"""Options of Hydra that are followed by a value of theirs."""
+
+INFO = ("--info", "-i")
+"""The option whose value may be left out: anything but an override."""
+
+HOME = re.compile(r"""(?:(?<=[=,\[("'])|(?<=///))~(?=/)""")
+"""Where a path begins that the shell leaves alone, as it expands ~ at the start of a word only."""
+
+
+def arranged(arguments: Sequence[str]) -> list[str]:
+    """`arguments` with the options first, then the overrides, each of them as `readable` makes it.
+
+    Hydra itself refuses an override after an option after an override.
+    """
+    options: list[str] = []
+    overrides: list[str] = []
+    previous = ""
+    for argument in arguments:
+        is_value = previous in WITH_VALUE or (previous in INFO and "=" not in argument)
+        if is_value or argument.startswith("-"):
+            options.append(argument)
+        else:
+            if previous in INFO:
+                options.append("all")
+            overrides.append(readable(argument))
+        previous = argument
+    return [*options, *overrides]
+
+
+def readable(override: str) -> str:
+    """`override` with ~/ expanded, and quoted if it is plain text that Hydra's grammar has no reading of.
+
+    Names of folders may hold =, #, umlauts and much else. What looks like a list, a function or several values is
+    left as it is: quoted, it would lose its meaning without a word.
+    """
+    key, separator, value = override.partition("=")
+    if not separator:
+        return override
+    value = HOME.sub(lambda _: str(Path.home()), f"={value}")[1:]
+    if parsed(f"{key}={value}") is None and parsed(f"{key}=x") is not None and not re.search(r"[,'\"\\]|\$\{", value):
+        looks_meant = re.match(r"\s*[\[{]|\s*\w+\(", value)
+        if not looks_meant:
+            value = quoted(value)
+    return f"{key}={value}"
+
+
+def parsed(override: str) -> Override | None:
+    """What Hydra reads in `override`; None if it is against the grammar."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def quoted(text: str) -> str:
+    """`text` as one quoted value of Hydra's override grammar."""
+    # A run of backslashes only counts as escapes in front of a quote.
+    escaped = re.sub(r"(\\*)(')", lambda match: match.group(1) * 2 + "\\'", text)
+    escaped = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, escaped)
+    return f"'{escaped}'"

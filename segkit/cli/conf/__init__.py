@@ -1,0 +1,1 @@
+"""Config options of commands in which a word means something else than in training."""
