@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -44,8 +43,8 @@ def dataset_file(node: Mapping[str, Any], *, base: str | None, told: str, classe
     return "\n".join(lines) + "\n"
 
 
-def experiment_file(name: str, *, batch_size: int, class_weights: str | None, lists: Path | None) -> str:
-    """The YAML of an experiment on the data set `name`; `lists` hold the splits that were made for it."""
+def experiment_file(name: str, *, batch_size: int, class_weights: str | None, lr: float | None) -> str:
+    """The YAML of an experiment on the data set `name`; `lr` None: that of the optimizer's own config."""
     weights = (
         "null   # all classes alike; a method such as median is counted on the training split"
         if class_weights is None
@@ -57,7 +56,6 @@ def experiment_file(name: str, *, batch_size: int, class_weights: str | None, li
         "defaults:",
         f"  - override /dataset: {name}",
     ]
-    lines += [] if lists is None else ["  - override /split: lists"]
     lines += [
         "  - override /transform: default",
         "  - override /model: deeplabv3plus",
@@ -66,8 +64,7 @@ def experiment_file(name: str, *, batch_size: int, class_weights: str | None, li
         "  - override /optimizer: adamw_scratch",
         "  - override /scheduler: poly",
     ]
-    if lists is not None:
-        lines += ["split:", f"  folder: {_text(str(lists))}", "  pool: [train]"]
+    lines += [] if lr is None else ["optimizer:", f"  lr: {lr}"]
     lines += [
         "loss:",
         f"  class_weights: {weights}",

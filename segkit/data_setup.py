@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import logging
 import re
-import shlex
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,24 +11,23 @@ from typing import Any
 import numpy as np
 import yaml
 from omegaconf import DictConfig
-from rich.text import Text
 
 from segkit.computed_weights import weights_by
 from segkit.config import instantiate
 from segkit.config.schema import InitDatasetSettings, checked
 from segkit.config_files import dataset_file, experiment_file
 from segkit.contracts import DataError, SampleSource, UserError
-from segkit.data.class_names import find_class_names
+from segkit.data.channels import choose_channels
+from segkit.data.class_names import NamedClass, find_class_names
 from segkit.data.folds import make_lists
-from segkit.data.mask_survey import Labels, survey
-from segkit.data.recognition import Kind, Layout, SplitName, recognise
+from segkit.data.label_choice import Labels, Said, choose_labels
+from segkit.data.mask_survey import MOST_VALUES, Survey, survey
+from segkit.data.path_words import SplitName
+from segkit.data.recognition import SPLITS, Kind, Layout, Wanted, recognise
 from segkit.data.statistics import Counted
 from segkit.data_check import TURNED, bar_of, counted_with_progress
-from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import output_folder
-from segkit.split_making import write_lists
-
-log = logging.getLogger(__name__)
+from segkit.setup_summary import draw_examples, say, say_end
 
 TARGETS: dict[Kind, str] = {
     "folder": "segkit.data.folder.Folder",
@@ -40,7 +36,8 @@ TARGETS: dict[Kind, str] = {
     "csv": "segkit.data.table.CsvTable",
     "table": "segkit.data.table.CsvTable",
 }
-VOC_IDS = 21
+VOC_IDS = frozenset({*range(21), 255})
+VOC_NAME = re.compile(r"\d{4}_\d{6}")
 LARGEST_CROP = 512
 STEPS = 4000
 """Optimizer steps that a run of the experiment makes, about."""
@@ -51,29 +48,30 @@ class Setup:
     """What is known of the data set, and what is to be written.
 
     Attributes:
+        kind: that of the layout, but for a table where the validation split has to be drawn.
         node: the config of the data set, as its YAML file gives it.
         base: the option of the `dataset` group that it refines, or None.
-        lists: validation lists that were made because the folder has no validation split.
+        pairs: image and mask of each sample by split, once these are settled.
     """
 
     name: str
     root: Path
     output: Path
     layout: Layout
-    node: dict[str, Any]
+    kind: Kind
+    pairs: dict[SplitName, list[tuple[str, str]]]
+    node: dict[str, Any] = field(default_factory=dict[str, Any])
     base: str | None = None
     labels: Labels | None = None
     counted: dict[SplitName, Counted] = field(default_factory=dict["SplitName", Counted])
-    lists: dict[str, list[str]] | None = None
-    identity: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def table(self) -> Path:
         return self.output / "dataset" / f"{self.name}.csv"
 
     @property
-    def lists_folder(self) -> Path:
-        return self.output / "dataset" / f"{self.name}_splits"
+    def draws_val(self) -> bool:
+        return self.layout.kind != "cityscapes" and "val" not in self.layout.pairs
 
 
 def run(config: DictConfig, conf: Path, is_checkout: bool) -> None:
@@ -83,82 +81,121 @@ def run(config: DictConfig, conf: Path, is_checkout: bool) -> None:
     name = settings.name or _name(root)
     output = output_folder(Path(settings.output or (conf if is_checkout else "my_conf")), "output")
     _require_free(name, output, conf, overwrite=settings.overwrite)
-    layout = recognise(root)
-    CONSOLE.print(Text(f"{root}: {layout.told}"))
-    if layout.left:
-        CONSOLE.print(Text(f"{len(layout.left)} files without a partner, such as {layout.left[0]}", "yellow"))
-    setup = Setup(name, root, output, layout, {})
-    if layout.kind == "table":
-        _write_table(setup)
+    keys = ("image_folder", "mask_folder", "image_suffix", "mask_suffix", "splits_from", "lists")
+    layout = recognise(root, Wanted(**{key: getattr(settings, key) for key in keys}))
+    say("found", f"{layout.told}")
+    for note in layout.notes:
+        say("", note, "yellow")
+    setup = Setup(name, root, output, layout, layout.kind, dict(layout.pairs))
+    if "train" not in layout.pairs and layout.kind != "cityscapes":
+        raise UserError(f"folder={root}: has {' and '.join(layout.pairs)}, but no training split")
+    if setup.draws_val:
+        setup.kind = "table"
+    had_table = setup.table.exists()
     try:
         _find_out(setup, settings, conf)
         _write(setup, settings)
+        picture = draw_examples(_source(setup, "train"), setup.output / "dataset" / f"{name}.png")
     except BaseException:
-        if layout.kind == "table":
+        if setup.kind == "table" and not had_table:
             setup.table.unlink(missing_ok=True)
         raise
-    _tell(setup, conf, is_checkout)
+    say_end(
+        setup,
+        picture,
+        drawn=f"{settings.val_share:.0%} drawn, as the folder has none" if setup.draws_val else None,
+        command="python train.py" if is_checkout else "segkit-train",
+        config_dir=None if setup.output.resolve() == conf.resolve() else setup.output,
+    )
 
 
 def _find_out(setup: Setup, settings: InitDatasetSettings, conf: Path) -> None:
     """Labels, statistics and splits. Raises DataError for files that training would object to."""
-    if setup.layout.kind == "cityscapes":
+    if setup.kind == "cityscapes":
         setup.base = "cityscapes"
+        in_channels = settings.in_channels or 3
     else:
-        classes, file = find_class_names(setup.root)
-        setup.labels = _survey(setup)
-        if setup.layout.kind == "voc" and file is None and _is_official_voc(setup.labels):
-            setup.base, setup.labels = "voc", None
-        elif file is not None and setup.labels.names[0] != "class_0":
-            CONSOLE.print(Text(f"class names: {file}"))
-        elif file is not None:
-            CONSOLE.print(
-                Text(f"{file} lists {len(classes)} classes and does not fit {len(setup.labels.names)}", "yellow")
-            )
-        if setup.labels is not None:
-            CONSOLE.print(Text(setup.labels.told))
+        images = [setup.root / image for pairs in setup.pairs.values() for image, _ in pairs]
+        in_channels, note = choose_channels(images, settings.in_channels)
+        if note is not None:
+            say("", note, "yellow")
+        _find_labels(setup, settings, conf)
+    if setup.kind == "table":
+        _write_table(setup)
     setup.node = _node(setup, settings.cache_dir, conf)
-    make_source = instantiate.build(setup.node, "dataset", supplied=("split",))
-    splits: list[SplitName] = ["train", "val"] if setup.base == "cityscapes" else list(setup.layout.pairs)
+    # As many as there are channels, until they are counted.
+    setup.node |= {"in_channels": in_channels, "mean": [0.0] * in_channels, "std": [1.0] * in_channels}
+    splits: list[SplitName] = ["train", "val"] if setup.kind == "cityscapes" else list(setup.pairs)
     for split in splits:
-        source: SampleSource = make_source(split=split)
+        source = _source(setup, split)
         source.check()
         counted = counted_with_progress(source, split, Path(settings.cache_dir), settings.processes)
         if counted.problems:
             raise DataError("\n".join(counted.problems.values()))
         setup.counted[split] = counted
         if turned := counted.turned_apart():
-            log.warning("%d %s\nFor example %s: %s", len(turned), TURNED, *next(iter(turned.items())))
-        setup.identity = dict(source.identity()) if split == "train" else setup.identity
-    if "train" not in setup.counted:
-        raise UserError(f"folder={setup.root}: has {' and '.join(splits)}, but no training split")
-    if "val" not in setup.counted:
-        shares = {"train": 1 - settings.val_share, "val": settings.val_share}
-        setup.lists = make_lists(setup.counted["train"], shares, settings.seed, settings.group_pattern)
+            say("", f"{len(turned)} {TURNED}\nFor example {': '.join(next(iter(turned.items())))}", "yellow")
+    if setup.draws_val:
+        _draw_val(setup, settings)
 
 
-def _survey(setup: Setup) -> Labels:
-    masks = [setup.root / mask for pairs in setup.layout.pairs.values() for _, mask in pairs]
-    classes, _ = find_class_names(setup.root)
+def _source(setup: Setup, split: SplitName) -> SampleSource:
+    return instantiate.build(setup.node, "dataset", supplied=("split",))(split=split)
+
+
+def _find_labels(setup: Setup, settings: InitDatasetSettings, conf: Path) -> None:
+    masks = [setup.root / mask for pairs in setup.pairs.values() for _, mask in pairs]
+    classes, file = find_class_names(setup.root, settings.names)
+    if file is not None:
+        say("names", f"{len(classes)} classes are listed in {file}")
+    found = _surveyed(masks, classes, settings)
+    official = yaml.safe_load((conf / "dataset" / "voc.yaml").read_text(encoding="utf-8"))
+    said = Said(settings.mask_format, settings.ignore, settings.class_mapping, settings.threshold)
+    is_plain = file is None and said == Said() and found.mask_format == "ids" and found.palettes_differ is None
+    if is_plain and setup.layout.kind == "voc" and found.values.keys() <= VOC_IDS and _has_voc_names(setup):
+        colors = [(red, green, blue) for red, green, blue in official["colors"]]
+        setup.labels = Labels(list(official["class_names"]), colors, "the 21 classes of Pascal VOC; 255 is ignored")
+        setup.base = "voc" if setup.kind == "voc" else None
+    else:
+        setup.labels = choose_labels(found, classes, said)
+    say("masks", setup.labels.told)
+    for note in setup.labels.notes:
+        say("", note, "yellow")
+
+
+def _surveyed(masks: list[Path], classes: list[NamedClass], settings: InitDatasetSettings) -> Survey:
+    """What the masks hold; palettes that differ from file to file are read by their colours, if these are listed."""
+    most = max(MOST_VALUES, len(classes) + 1)
     with bar_of("masks", len(masks)) as on_progress:
-        return survey(masks, classes, on_progress)
+        found = survey(masks, on_progress, mask_format=settings.mask_format, most_values=most)
+    listed = {entry.color for entry in classes if entry.color is not None}
+    if found.palettes_differ is None or settings.mask_format is not None or not listed:
+        return found
+    by_color = survey(masks, lambda _: None, mask_format="colors", most_values=most)
+    colors = {(code >> 16, code >> 8 & 255, code & 255) for code in by_color.values}
+    if not colors <= listed:
+        return found
+    say("", "the palettes of the masks differ from file to file; all their colours are listed, so these count", "yellow")
+    return by_color
 
 
-def _is_official_voc(labels: Labels) -> bool:
-    return labels.mask_format == "ids" and labels.mapping is None and len(labels.names) == VOC_IDS
+def _has_voc_names(setup: Setup) -> bool:
+    return all(VOC_NAME.fullmatch(Path(image).stem) for pairs in setup.pairs.values() for image, _ in pairs)
 
 
 def _node(setup: Setup, cache_dir: str, conf: Path) -> dict[str, Any]:
     if setup.base is not None:
         node = yaml.safe_load((conf / "dataset" / f"{setup.base}.yaml").read_text(encoding="utf-8"))
-        return node | {"root": str(setup.root), "cache_dir": cache_dir}
+        return node | {"root": str(setup.root), "cache_dir": cache_dir} | setup.layout.keys
     labels = setup.labels
     assert labels is not None
-    node = {"_target_": TARGETS[setup.layout.kind], "_partial_": True, "root": str(setup.root)}
-    node |= setup.layout.keys
-    if setup.layout.kind == "table":
-        absent = {f"{s}_split": None for s in ("train", "val", "test") if s not in setup.layout.pairs}
-        node |= {"table": str(setup.table.absolute())} | absent
+    node: dict[str, Any] = {"_target_": TARGETS[setup.kind], "_partial_": True, "root": str(setup.root)}
+    if setup.kind == "table":
+        splits = {*setup.pairs, "val"} if setup.draws_val else {*setup.pairs}
+        node |= {"table": str(setup.table.absolute())}
+        node |= {f"{split}_split": split if split in splits else None for split in SPLITS}
+    else:
+        node |= setup.layout.keys
     node |= {"num_classes": len(labels.names), "class_names": labels.names, "colors": [list(c) for c in labels.colors]}
     node |= {"class_mapping": labels.mapping, "ignore_index": labels.ignore_index, "mask_format": labels.mask_format}
     node |= {"ignore_colors": [list(color) for color in labels.ignore_colors], "cache_dir": cache_dir}
@@ -167,34 +204,49 @@ def _node(setup: Setup, cache_dir: str, conf: Path) -> dict[str, Any]:
 
 def _write_table(setup: Setup) -> None:
     setup.table.parent.mkdir(parents=True, exist_ok=True)
-    with setup.table.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "mask", "split"])
-        for split, pairs in setup.layout.pairs.items():
-            rows.writerows([image, mask, split] for image, mask in pairs)
+    try:
+        with setup.table.open("w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["image", "mask", "split"])
+            for split, pairs in setup.pairs.items():
+                rows.writerows([image, mask, split] for image, mask in pairs)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{error.object!r}: names of files have to be UTF-8 to stand in a table; rename it") from None
+
+
+def _draw_val(setup: Setup, settings: InitDatasetSettings) -> None:
+    """Move a share of the training pairs to a validation split, alike in classes, and write them to the table."""
+    counted = setup.counted["train"]
+    shares = {"train": 1 - settings.val_share, "val": settings.val_share}
+    drawn = make_lists(counted, shares, settings.seed, settings.group_pattern)
+    wanted = set(drawn["val"])
+    pairs = setup.pairs["train"]
+    setup.pairs = {
+        **setup.pairs,
+        "train": [pair for pair in pairs if pair[0] not in wanted],
+        "val": [pair for pair in pairs if pair[0] in wanted],
+    }
+    setup.counted |= {"train": counted.only(drawn["train"]), "val": counted.only(drawn["val"])}
+    _write_table(setup)
 
 
 def _write(setup: Setup, settings: InitDatasetSettings) -> None:
-    train = setup.counted["train"] if setup.lists is None else setup.counted["train"].only(setup.lists["train"])
+    train = setup.counted["train"]
     normalisation = train.normalisation()
     shapes = np.array([facts.shape for facts in train.facts.values()])
     crop = crop_size(shapes)
     samples = len(train.names)
-    batch = batch_size(crop, samples)
+    batch = settings.batch_size or batch_size(crop, samples)
     setup.node |= {
-        "in_channels": len(normalisation["mean"]),
         # Not as `mean` and `std`, which would win over those of pretrained weights.
         **{f"data_{name}": values for name, values in normalisation.items()},
         "crop_size": crop,
-        "epochs": int(np.clip(round(STEPS * batch / samples), 10, 300)),
+        "epochs": settings.epochs or int(np.clip(round(STEPS * batch / samples), 10, 300)),
     }
     shares = train.pixels.sum(axis=0) / max(int(train.pixels.sum()), 1)
     weights = weights_by("inverse_sqrt", train)
     for folder in ("dataset", "experiment"):
         (setup.output / folder).mkdir(parents=True, exist_ok=True)
-    if setup.lists is not None:
-        made = settings.model_dump(include={"val_share", "group_pattern", "seed"}) | {"pool": ["train"]}
-        write_lists(setup.lists, setup.lists_folder, made | {"dataset": dict(setup.identity)})
     table = [
         f"{name}: {share:.3%} of the pixels, {int(images)} images, weight {weight:.4g}"
         for name, share, images, weight in zip(
@@ -205,10 +257,7 @@ def _write(setup: Setup, settings: InitDatasetSettings) -> None:
     (setup.output / "dataset" / f"{setup.name}.yaml").write_text(text, encoding="utf-8")
     unequal = shares[shares > 0].max() > 10 * shares[shares > 0].min()
     text = experiment_file(
-        setup.name,
-        batch_size=batch,
-        class_weights="inverse_sqrt" if unequal else None,
-        lists=None if setup.lists is None else setup.lists_folder.absolute(),
+        setup.name, batch_size=batch, class_weights="inverse_sqrt" if unequal else None, lr=settings.lr
     )
     (setup.output / "experiment" / f"{setup.name}.yaml").write_text(text, encoding="utf-8")
 
@@ -241,27 +290,3 @@ def _require_free(name: str, output: Path, conf: Path, *, overwrite: bool) -> No
             raise UserError(f"name={name}: segkit has a {group} option of this name; give another name=...")
         if own.exists() and "Written by init_dataset.py" not in own.read_text(encoding="utf-8"):
             raise UserError(f"{own} was not written by init_dataset.py; give another name=...")
-
-
-def _tell(setup: Setup, conf: Path, is_checkout: bool) -> None:
-    train = setup.counted["train"]
-    if setup.lists is None:
-        sizes = {split: len(counted.names) for split, counted in setup.counted.items()}
-    else:
-        sizes = {split: len(names) for split, names in setup.lists.items()}
-    counts = ", ".join(f"{split} {number}" for split, number in sizes.items())
-    CONSOLE.print(Text(f"{len(train.labels.names)} classes: {_names(train.labels.names)}"))
-    CONSOLE.print(Text(f"{counts}; crops of {setup.node['crop_size']}, {setup.node['epochs']} epochs"))
-    files = [setup.output / "dataset" / f"{setup.name}.yaml", setup.output / "experiment" / f"{setup.name}.yaml"]
-    files += [setup.table] * (setup.layout.kind == "table") + [setup.lists_folder] * (setup.lists is not None)
-    for file in files:
-        CONSOLE.print(Text(f"wrote {file}"), soft_wrap=True)
-    command = "python train.py" if is_checkout else "segkit-train"
-    if setup.output.resolve() != conf.resolve():
-        command += f" --config-dir {shlex.quote(str(setup.output))}"
-    CONSOLE.print(Text(f"\nnext:  {command} experiment={setup.name}", "bold"), soft_wrap=True)
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:12])
-    return shown if len(names) <= 12 else f"{shown} and {len(names) - 12} more"

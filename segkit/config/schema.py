@@ -203,6 +203,21 @@ class InitDatasetSettings(Settings):
     folder: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)] | None
     output: str | None
+    image_folder: str | None
+    mask_folder: str | None
+    image_suffix: str | None
+    mask_suffix: str | None
+    splits_from: Literal["table", "lists", "folders"] | None
+    lists: str | None
+    mask_format: Literal["ids", "colors"] | None
+    names: str | None
+    ignore: list[int | str | Annotated[list[int], Field(min_length=3, max_length=3)]] | None
+    class_mapping: dict[NotNegative, NotNegative] | None
+    threshold: Annotated[int, Field(ge=1, le=255)] | None
+    in_channels: Positive | None
+    batch_size: Positive | None
+    epochs: Positive | None
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     val_share: Annotated[float, Field(gt=0, lt=1)]
     group_pattern: str | None
     seed: NotNegative

@@ -10,10 +10,14 @@ from segkit.data.pairing import Pairs, matched
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class CocoStuff(Files):
-    """80 things and 91 stuffs on the images of COCO 2017 (arXiv 1612.03716)."""
+    """80 things and 91 stuffs on the images of COCO 2017 (arXiv 1612.03716).
+
+    The `*_labelTrainIds.png` that mmsegmentation's converter writes beside the maps are left alone.
+    """
 
     test_split: str | None = None
 
     def find(self, split: str) -> Pairs:
         images = self.images(f"images/{split}", split)
-        return matched(self.base, images, self.keyed(f"stuffthingmaps/{split}", f"annotations/{split}"))
+        masks = self.keyed(f"stuffthingmaps/{split}", f"annotations/{split}", without="_labelTrainIds")
+        return matched(self.base, images, masks)

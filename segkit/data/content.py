@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import stat
 from pathlib import Path
 
@@ -47,12 +48,23 @@ def read_content(path: Path, limit: int = MAX_BYTES) -> bytes:
         raise UnusableError("cannot be read: its name holds a zero byte") from None
 
 
-def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
-    """The text of a regular file, in UTF-8 with or without a mark at its beginning. Raises UnusableError."""
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES, errors: str = "strict") -> str:
+    """The text of a regular file with `\n` at the end of its lines, whichever system wrote them.
+
+    UTF-8 with or without a byte order mark, or UTF-16 with one. Raises UnusableError.
+
+    Args:
+        errors: what becomes of bytes that are no UTF-8; `surrogateescape` keeps those of file names as they are.
+    """
+    content = read_content(path, limit)
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return read_content(path, limit).decode("utf-8-sig")
+        text = content.decode("utf-16") if is_utf16 else content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
-        raise UnusableError(f"cannot be read as text: {error}") from None
+        raise UnusableError(
+            f"cannot be read as text in UTF-8, or UTF-16 with a byte order mark: {error.reason} at byte {error.start}"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def check_size(height: int, width: int) -> None:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from segkit.contracts import UserError
 
+LEFT_BEHIND = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information"})
+"""Folders of archivers, network drives and systems, in lower case: what looks like images there are no samples."""
 MISSING = -1
 """In place of the size and time of a file that is not there."""
 
@@ -96,7 +98,7 @@ def _scan(folder: str, prefix: str, suffixes: frozenset[str], above: set[str], f
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith("."):
+            if name.startswith(".") or name.lower() in LEFT_BEHIND:
                 continue
             # Of a link that leads nowhere, or to itself, `entry.is_dir` would raise.
             is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # noqa: PTH112

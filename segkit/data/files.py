@@ -17,7 +17,7 @@ from segkit.contracts import DataError, Sample, UserError
 from segkit.data.content import UnusableError, read_text
 from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, inspected
 from segkit.data.label_map import ColorMap, LabelMap, listed
-from segkit.data.pairing import Keyed, Pairs, key_of, leads_outside
+from segkit.data.pairing import Keyed, Pairs, key_of, leads_outside, listed_keys
 from segkit.data.reading import PIXELS, SUFFIXES, orientation, read_color_mask, read_image, read_layers, read_mask
 from segkit.data.second_decoder import disagreement
 from segkit.data.source import Source, rgb
@@ -190,12 +190,14 @@ class Files(Source):
         named = path.stem == Path(self.split_names[self.split] or "").stem
         return text + f"; dataset.{self.split}_split names it" * named
 
-    def keyed(self, *folders: str, ending: str = "", suffixes: frozenset[str] = SUFFIXES) -> Keyed:
+    def keyed(
+        self, *folders: str, ending: str = "", suffixes: frozenset[str] = SUFFIXES, without: str | None = None
+    ) -> Keyed:
         """The files in the first of `folders`, relative to the base, that exists. Raises UserError for none."""
         folder = self.require(*(self.base / folder for folder in folders))
         if folder.is_relative_to(self.base):
             folder = folder.relative_to(self.base)
-        return Keyed.below(self.base, folder.as_posix(), suffixes, ending)
+        return Keyed.below(self.base, folder.as_posix(), suffixes, ending, without)
 
     def images(self, *folders: str, ending: str = "") -> Keyed:
         """`keyed`, but for a UserError where no image is found."""
@@ -209,18 +211,23 @@ class Files(Source):
             )
         return found
 
-    def listed(self, name: str) -> list[str]:
-        """The keys of the names, one a line, in the list `name` below the base; a known suffix is left out.
+    def listed(self, name: str, images: Keyed, *folders: str) -> list[str]:
+        """The keys of the names, one a line, in the list `name` below the base; see `listed_keys`.
 
         Raises UserError where there is no such list or nothing in it, DataError for a name that leads out.
+
+        Args:
+            images: among which the names are looked up.
+            folders: that a line may have before the name, relative to the base.
         """
         path = self.require_file(self.base / name)
-        lines = self._read(read_text, path).splitlines()
-        names = [line.strip().replace("\\", "/").removeprefix("./") for line in lines]
-        outside = [name for name in names if leads_outside(name)]
-        if outside:
-            raise DataError(f"{path}: {outside[0]!r} leads out of the data set; allowed: names below its folders")
-        keys = [key_of(name) for name in names if name]
+        lines = self._read(read_text, path).split("\n")
+        try:
+            keys = listed_keys(lines, images.names, self.base, folders)
+        except ValueError as error:
+            raise DataError(
+                f"{path}: {str(error)!r} leads out of the data set; allowed: names below its folders"
+            ) from None
         if not keys:
             raise UserError(f"dataset.root={self.root}: there is no name in {path}")
         return keys

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
+from segkit.contracts import UserError
 from segkit.data.files import Files
 from segkit.data.pairing import Pairs, matched
 
@@ -13,5 +15,12 @@ class Folder(Files):
     """Image and mask files of the same name, suffix aside, in two folders that may have folders inside."""
 
     def find(self, split: str) -> Pairs:
+        if not (self.base / split).is_dir() and (self.base / "images").is_dir():
+            raise UserError(
+                f"dataset.root={self.root}: there is no folder {self.base / split}, but images/ lies in the root "
+                f"itself, without split folders{self.beside(self.base / split)}.\n"
+                f"This makes a data set of such a folder, with a validation split, and prints how to use it:\n"
+                f"  python scripts/init_dataset.py {shlex.quote(self.root)}"
+            )
         self.require(self.base / split)
         return matched(self.base, self.images(f"{split}/images"), self.keyed(f"{split}/masks"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segkit.contracts import UserError
-from segkit.data.content import MAX_TEXT_BYTES, UnusableError, read_content
+from segkit.data.content import UnusableError, read_text
+from segkit.data.pairing import same_spelling
 from segkit.data.statistics import Counted
 from segkit.data.stratification import stratified
 from segkit.data.views import shown
@@ -80,13 +81,27 @@ def _joined(groups: Sequence[str], contents: Sequence[str]) -> list[int]:
 def read_list(file: Path) -> list[str]:
     """The names in a list, one a line; empty lines do not count. Raises UserError."""
     try:
-        text = read_content(file, MAX_TEXT_BYTES).decode("utf-8", errors="surrogateescape")
+        text = read_text(file, errors="surrogateescape")
     except UnusableError as error:
         raise UserError(f"{file}: no list of samples here ({error})") from None
     names = [line for line in text.split("\n") if line.strip()]
     if not names:
         raise UserError(f"{file}: the list is empty")
-    return [name.removesuffix("\r") for name in names]
+    return names
+
+
+def as_named(names: Sequence[str], samples: Iterable[str]) -> list[str]:
+    """The names in a list as the data set spells them: letters with accents, blanks at the end, backslashes.
+
+    What is no sample in any spelling stays as it is.
+    """
+    known = {same_spelling(sample): sample for sample in samples}
+
+    def own(name: str) -> str:
+        spellings = name, name.strip(), name.strip().replace("\\", "/")
+        return next((known[key] for key in map(same_spelling, spellings) if key in known), name)
+
+    return [own(name) for name in names]
 
 
 def digest(lists: Mapping[str, Sequence[str]]) -> str:

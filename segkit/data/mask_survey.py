@@ -1,71 +1,109 @@
-"""What the values in a heap of mask files mean: which are classes, which are ignored, and how they are written."""
+"""What stands in a heap of mask files: their values, the colours of their palettes, and values of edges alone."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from segkit.contracts import DataError
-from segkit.data.class_names import Color, NamedClass
+from segkit.data.class_names import Color
 from segkit.data.content import UnusableError
 from segkit.data.reading import read_color_mask, read_mask
-from segkit.data.source import palette
 
-MOST_CLASSES = 256
-"""More values than this are no classes."""
+MaskFormat = Literal["ids", "colors"]
+
+MOST_VALUES = 256
+"""More values than this, where no file lists them, are no classes."""
 NAMED = 5
+SAMPLED = 48
+"""Masks that are looked at for values of edges."""
+EDGE_SHARE, SOLID_SHARE = 0.7, 0.1
 
 
-@dataclass(frozen=True)
-class Labels:
-    """A label space as the keys of a data set's config.
+@dataclass
+class Survey:
+    """What all masks hold together.
 
     Attributes:
-        mapping: raw id to class id or ignore index; None where they are the same.
-        mask_format: whether masks hold ids, or the colours of the classes.
-        told: what was recognised, for a person.
+        mask_format: whether `values` are ids, or colours as numbers 0xRRGGBB.
+        values: in ascending order, with the number of masks that hold each.
+        values_of: those of each mask.
+        palette: colour of each index that occurs, where masks have palettes that agree.
+        palettes_differ: an index with its two colours and the masks that give them, where they do not.
+        edge_values: values that stand on edges alone, between others: of antialiasing, resizing or JPEG compression.
     """
 
-    names: list[str]
-    colors: list[Color]
-    told: str
-    ignore_index: int = 255
-    mapping: dict[int, int] | None = None
-    mask_format: str = "ids"
-    ignore_colors: list[Color] = field(default_factory=list[Color])
+    mask_format: MaskFormat
+    values: dict[int, int]
+    values_of: dict[Path, frozenset[int]]
+    palette: dict[int, Color] = field(default_factory=dict[int, Color])
+    palettes_differ: tuple[int, Color, Path, Color, Path] | None = None
+    edge_values: tuple[int, ...] = ()
+
+    def example(self, value: int) -> Path:
+        """A mask that holds `value`."""
+        return next(path for path, values in self.values_of.items() if value in values)
 
 
-def survey(masks: Sequence[Path], named: Sequence[NamedClass], on_progress: Callable[[int], None]) -> Labels:
-    """The label space of `masks`, all of which are read; `named` gives names where it fits.
+def survey(
+    masks: Sequence[Path],
+    on_progress: Callable[[int], None],
+    *,
+    mask_format: MaskFormat | None = None,
+    most_values: int = MOST_VALUES,
+) -> Survey:
+    """The values of `masks`, all of which are read.
 
-    Raises DataError naming files that cannot be read, and for values that cannot be classes.
+    Args:
+        mask_format: None: ids where masks hold one value a pixel, else colours.
+
+    Raises DataError naming files that cannot be read, and for more than `most_values` values.
     """
-    values, problems = _values(masks, _ids, on_progress)
-    if problems and not values:
-        colors, color_problems = _values(masks, _colors, on_progress)
-        if colors:
-            _refuse(color_problems)
-            return _from_colors(sorted(colors), named)
-    _refuse(problems)
-    return _from_ids(sorted(values), named, _own_palette(masks[0]))
+    if mask_format != "colors":
+        values_of, problems = _values(masks, read_mask, on_progress, most_values)
+        if values_of or mask_format == "ids":
+            _refuse(problems)
+            found = Survey("ids", _counted(values_of), values_of)
+            _look_at_palettes(found)
+            found.edge_values = _edge_values(masks, found)
+            return found
+    else:
+        problems = {}
+    values_of, color_problems = _values(masks, read_color_mask, on_progress, most_values)
+    _refuse(color_problems if values_of or not problems else problems)
+    found = Survey("colors", _counted(values_of), values_of)
+    found.edge_values = _edge_values(masks, found)
+    return found
+
+
+def _counted(values_of: dict[Path, frozenset[int]]) -> dict[int, int]:
+    return dict(sorted(Counter(value for values in values_of.values() for value in values).items()))
 
 
 def _values(
-    masks: Sequence[Path], read: Callable[[Path], set[int]], on_progress: Callable[[int], None]
-) -> tuple[set[int], dict[Path, str]]:
-    """All values in the masks, and why some cannot be read. Raises DataError for too many values."""
-    values: set[int] = set()
+    masks: Sequence[Path],
+    read: Callable[[Path], NDArray[Any]],
+    on_progress: Callable[[int], None],
+    most_values: int,
+) -> tuple[dict[Path, frozenset[int]], dict[Path, str]]:
+    """The values in each mask, and why some cannot be read. Raises DataError for too many values."""
+    values_of: dict[Path, frozenset[int]] = {}
     problems: dict[Path, str] = {}
+    seen: set[int] = set()
 
-    def look(path: Path) -> set[int] | str:
+    def look(path: Path) -> frozenset[int] | str:
         try:
-            return read(path)
+            return frozenset(np.unique(read(path)).tolist())
         except UnusableError as problem:
             return str(problem)
 
@@ -74,23 +112,18 @@ def _values(
             if isinstance(found, str):
                 problems[path] = found
             else:
-                values |= found
-                if len(values) > MOST_CLASSES:
+                values_of[path] = found
+                seen |= found
+                if len(seen) > most_values:
                     threads.shutdown(wait=False, cancel_futures=True)
                     raise DataError(
-                        f"{path}: with this mask there are more than {MOST_CLASSES} values. Masks hold one value "
-                        "a class; these look like pictures, or were resized or compressed with loss"
+                        f"{path}: with this mask there are more than {most_values} values. Masks hold one value "
+                        "a class; these look like pictures, or were resized or compressed with loss, or number "
+                        "single objects, as COCO's panoptic PNGs do (id = R + 256 G + 65536 B): make masks of classes "
+                        "of them first"
                     )
             on_progress(number)
-    return values, problems
-
-
-def _ids(path: Path) -> set[int]:
-    return set(np.flatnonzero(np.bincount(read_mask(path).ravel())).tolist())
-
-
-def _colors(path: Path) -> set[int]:
-    return set(np.unique(read_color_mask(path)).tolist())
+    return values_of, problems
 
 
 def _refuse(problems: dict[Path, str]) -> None:
@@ -100,83 +133,57 @@ def _refuse(problems: dict[Path, str]) -> None:
         raise DataError("\n".join([f"{len(problems)} masks cannot be used:", *lines, *more]))
 
 
-def _from_colors(codes: Sequence[int], named: Sequence[NamedClass]) -> Labels:
-    """A class a colour: those that the file of names lists, else those that occur, black first."""
-    found = [(code >> 16, code >> 8 & 255, code & 255) for code in codes]
-    listed = {entry.color: entry for entry in named if entry.color is not None}
-    if set(found) <= set(listed):
-        classes = [entry for entry in listed.values() if not entry.is_ignored]
-        ignored = [entry.color for entry in listed.values() if entry.is_ignored and entry.color is not None]
-        told = f"masks in {len(listed)} listed colours"
-        colors = [entry.color for entry in classes if entry.color is not None]
-        return Labels([entry.name for entry in classes], colors, told, mask_format="colors", ignore_colors=ignored)
-    names = _names(len(found), [entry for entry in named if not entry.is_ignored])
-    return Labels(names, found, f"masks in {len(found)} colours", mask_format="colors")
-
-
-def _from_ids(ids: Sequence[int], named: Sequence[NamedClass], colors: Sequence[Color]) -> Labels:
-    if list(ids) == [0, 255]:
-        return Labels(
-            _names(2, named, ("background", "foreground")), palette(2), "masks of 0 and 255", mapping={0: 0, 255: 1}
-        )
-    # The highest value a file can hold stands for what is not labelled, if the others are ids in a row.
-    top = ids[-1] if ids[-1] in (255, 65535) and _in_a_row(ids[:-1]) else None
-    void = {entry.id for entry in named if entry.is_ignored}
-    ignored = {value for value in ids if value == top or value in void}
-    listed = [entry for entry in named if not entry.is_ignored]
-    given = {entry.id: entry for entry in listed if entry.id is not None}
-    raw = [value for value in ids if value not in ignored]
-    if given and set(raw) <= set(given):
-        raw = sorted(given)
-        names = [given[value].name for value in raw]
-    elif _in_a_row(raw) and 0 in raw:
-        # Ids that no mask happens to hold keep their place, so that those that follow keep theirs.
-        raw = list(range(max(raw[-1] + 1, len(listed) if not given else 0)))
-        names = _names(len(raw), listed)
-    else:
-        names = _names(len(raw), listed)
-    if len(raw) < 2:
-        raise DataError(f"the masks hold {list(ids)} and no second class; there is nothing to learn")
-    mapping: dict[int, int] | None = {value: index for index, value in enumerate(raw)}
-    mapping |= dict.fromkeys(ignored, 255)
-    own = [given[value].color if value in given else None for value in raw]
-    shown = [
-        color or (colors[value] if value < len(colors) else palette(len(raw))[index])
-        for index, (value, color) in enumerate(zip(raw, own, strict=True))
-    ]
-    told = f"masks of ids {_runs(raw)}" + (f", ignored: {', '.join(map(str, sorted(ignored)))}" if ignored else "")
-    if all(value == index for value, index in mapping.items()) or mapping == {
-        **dict(enumerate(range(len(raw)))),
-        255: 255,
-    }:
-        mapping = None
-    return Labels(names, shown if len(set(shown)) == len(shown) else palette(len(raw)), told, mapping=mapping)
-
-
-def _in_a_row(ids: Sequence[int]) -> bool:
-    """Whether ids look counted up from 0 or 1: half of those up to the last one occur."""
-    return bool(ids) and ids[0] <= 1 and len(ids) >= 0.5 * (ids[-1] + 1)
-
-
-def _names(number: int, named: Sequence[NamedClass], otherwise: Sequence[str] = ()) -> list[str]:
-    """The names listed if there are as many, else numbered ones."""
-    if len(named) == number and len({entry.name for entry in named}) == number:
-        return [entry.name for entry in named]
-    return list(otherwise) or [f"class_{index}" for index in range(number)]
-
-
-def _own_palette(mask: Path) -> list[Color]:
-    """The colours of a palette image."""
+def palette_of(mask: Path) -> list[Color]:
+    """The colours of a palette image by index; none of another file."""
     try:
         with Image.open(mask) as image:
-            flat = image.getpalette() if image.mode == "P" else None
+            flat = (image.getpalette("RGB") if image.mode == "P" else None) or []
     except (OSError, SyntaxError, ValueError):
-        flat = None
-    flat = flat or []
+        flat = []
     return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)]
 
 
-def _runs(ids: Sequence[int]) -> str:
-    values = np.array(ids)
-    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
+def _look_at_palettes(found: Survey) -> None:
+    first: dict[int, tuple[Color, Path]] = {}
+    for path, values in found.values_of.items():
+        colors = palette_of(path)
+        for value in values if colors else ():
+            color = colors[value] if value < len(colors) else (0, 0, 0)
+            known, where = first.setdefault(value, (color, path))
+            if known != color and found.palettes_differ is None:
+                found.palettes_differ = (value, known, where, color, path)
+    if found.palettes_differ is None:
+        found.palette = {value: color for value, (color, _) in first.items()}
+
+
+def _edge_values(masks: Sequence[Path], found: Survey) -> tuple[int, ...]:
+    """Values whose pixels lie nearly all between smaller and larger ones, and hardly ever among their like."""
+    read = read_mask if found.mask_format == "ids" else read_color_mask
+    number: defaultdict[int, NDArray[np.int64]] = defaultdict(lambda: np.zeros(3, np.int64))
+    step = max(1, len(masks) // SAMPLED)
+    for path in masks[::step][:SAMPLED]:
+        mask = read(path)
+        channels = [mask] if found.mask_format == "ids" else [mask >> 16, mask >> 8 & 255, mask & 255]
+        is_between = np.zeros(mask.shape, bool)
+        is_outside = np.zeros(mask.shape, bool)
+        is_solid = np.ones(mask.shape, bool)
+        for channel in channels:
+            pixels = channel.astype(np.uint16)
+            window = np.ones((3, 3), np.uint8)
+            low, high = cv2.erode(pixels, window), cv2.dilate(pixels, window)
+            is_flat = low == high
+            inside = (low < pixels) & (pixels < high)
+            is_solid &= is_flat
+            is_between |= inside
+            is_outside |= ~inside & ~is_flat
+        values, places = np.unique(mask, return_inverse=True)
+        places = places.ravel()
+        counts = [np.bincount(places, weights, len(values)) for weights in (
+            np.ones(mask.size), (is_between & ~is_outside).ravel(), is_solid.ravel())]  # fmt: skip
+        for value, own in zip(values.tolist(), np.stack(counts, axis=1), strict=True):
+            number[value] += own.astype(np.int64)
+    return tuple(
+        value
+        for value, (every, between, solid) in sorted(number.items())
+        if between >= EDGE_SHARE * every and solid <= SOLID_SHARE * every
+    )

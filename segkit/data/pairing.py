@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkit.data.file_list import FileList, files_below
 from segkit.data.inspection import Faults
 from segkit.data.reading import SUFFIXES
+
+
+COLUMN_NAMES = frozenset("image images img imgs filename filenames file files name names id ids image_id path".split())
+"""What a list may begin with that names its column and no sample."""
 
 
 @dataclass
@@ -35,12 +40,17 @@ class Keyed:
     doubles: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
     @classmethod
-    def below(cls, base: Path, folder: str, suffixes: Collection[str], ending: str = "") -> Keyed:
-        """The files in `folder`, relative to `base`, whose name without suffix ends with `ending`."""
+    def below(
+        cls, base: Path, folder: str, suffixes: Collection[str], ending: str = "", without: str | None = None
+    ) -> Keyed:
+        """The files in `folder`, relative to `base`, whose name without suffix ends with `ending`.
+
+        Those whose name ends with `without` are left out.
+        """
         found = cls()
         for name in files_below(base / folder, suffixes):
             stem = name[: name.rfind(".")]
-            if stem.endswith(ending):
+            if stem.endswith(ending) and (without is None or not stem.endswith(without)):
                 found.add(stem[: len(stem) - len(ending)], name if folder == "." else f"{folder}/{name}")
         return found
 
@@ -60,6 +70,48 @@ def key_of(name: str) -> str:
     """What `Keyed` files the name in a list under: without its suffix, if it has one that files here have."""
     stem, dot, suffix = name.rpartition(".")
     return same_spelling(stem if dot and f".{suffix.lower()}" in SUFFIXES else name)
+
+
+def listed_keys(lines: Iterable[str], known: Collection[str], base: Path, folders: Sequence[str]) -> list[str]:
+    """What each line of a list names, as one of the `known` keys where it can be.
+
+    A line may have further columns, backslashes, a suffix, and `base` or one of the `folders` before the name.
+    Lines that begin with # and a first line that names a column are none, unless there is such a file. Raises
+    ValueError with the name of the first that is unknown and leads out of `base`.
+    """
+    found: list[str] = []
+    for number, line in enumerate(filter(None, map(str.strip, lines))):
+        readings = [key for text in columns_of(line) for key in _keys(text, base, folders)]
+        key = next((key for key in readings if key in known), None)
+        if key is None and (line.startswith("#") or (number == 0 and readings[-1].lower() in COLUMN_NAMES)):
+            continue
+        if key is None and leads_outside(readings[0]):
+            raise ValueError(readings[0])
+        found.append(readings[0] if key is None else key)
+    return found
+
+
+def columns_of(line: str) -> Iterator[str]:
+    """The line as a whole, as names may hold blanks, and its first column."""
+    yield line
+    for separators in (r"[\t,;]", r"\s"):
+        yield re.split(separators, line, maxsplit=1)[0]
+
+
+def _keys(text: str, base: Path, folders: Sequence[str]) -> Iterator[str]:
+    name = below(base, text)
+    yield key_of(name)
+    for folder in folders:
+        if name.startswith(f"{folder}/"):
+            yield key_of(name[len(folder) + 1 :])
+
+
+def below(base: Path, text: str) -> str:
+    """A path as a list or table gives it, relative to `base` if it begins with it, with `/` between its parts."""
+    name = text.strip().strip("\"'").replace("\\", "/").removeprefix(f"{base.as_posix()}/")
+    while name.startswith("./"):
+        name = name[2:]
+    return name
 
 
 def leads_outside(name: str) -> bool:

@@ -36,7 +36,7 @@ class Sbd(Files):
 
     def find(self, split: str) -> Pairs:
         images, masks = self.images("img"), self.keyed("cls", suffixes=frozenset({".mat"}))
-        return chosen(self.base, self.listed(f"{split}.txt"), f"{split}.txt", images, masks)
+        return chosen(self.base, self.listed(f"{split}.txt", images, "img"), f"{split}.txt", images, masks)
 
     def raw_mask(self, path: Path) -> NDArray[Any]:
         """The field GTcls.Segmentation of a MATLAB file, (H, W) uint8."""

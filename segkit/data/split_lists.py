@@ -10,7 +10,7 @@ from segkit.data.pairing import Pairs, chosen
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SplitLists(Files):
-    """Splits are lists with one name a line, relative to the two folders, with or without a suffix.
+    """Splits are lists with one name a line, relative to the two folders or the root, with or without a suffix.
 
     Args, besides those of `Files`:
         images_dir: the folder of the images, below the root.
@@ -24,5 +24,7 @@ class SplitLists(Files):
 
     def find(self, split: str) -> Pairs:
         listing = f"{self.splits_dir}/{split}.txt"
-        names = self.listed(listing)
-        return chosen(self.base, names, listing, self.images(self.images_dir), self.keyed(self.masks_dir))
+        self.require_file(self.base / listing)
+        images, masks = self.images(self.images_dir), self.keyed(self.masks_dir)
+        names = self.listed(listing, images, self.images_dir, self.masks_dir)
+        return chosen(self.base, names, listing, images, masks)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from segkit.contracts import DataError, SampleSource, UserError
-from segkit.data.folds import digest, make_folds, read_list
+from segkit.data.folds import as_named, digest, make_folds, read_list
 from segkit.data.source import Split
 from segkit.data.statistics import count
 from segkit.data.views import MakeSource, Pool, Subset, pooled, shown
@@ -60,11 +60,12 @@ class _Listed:
         self._compare(digest(lists))
         if split not in lists:
             return make_source(split=split)
+        source = self._pooled(make_source)
+        everything = {source.name(index) for index in range(len(source))}
+        lists = {part: as_named(names, everything) for part, names in lists.items()}
         times = Counter(name for names in lists.values() for name in names)
         if twice := [name for name, number in times.items() if number > 1]:
             raise UserError(f"split: {shown(twice)}: listed more than once; a sample belongs to one list")
-        source = self._pooled(make_source)
-        everything = {source.name(index) for index in range(len(source))}
         if missing := [name for name in times if name not in everything]:
             raise UserError(
                 f"split: {shown(missing)}: listed, but no sample of the data set's splits {' and '.join(self.pool)}; "

@@ -81,6 +81,8 @@ class CsvTable(Files):
 
     def _below_base(self, name: str, place: str) -> str:
         """A path of the table relative to the base, if it lies below it. Raises DataError where it has to."""
+        if "\\" in name and not (self.base / name).exists():
+            name = name.replace("\\", "/")  # written on Windows
         below = posixpath.relpath(name, self.base) if posixpath.isabs(name) else name
         if not leads_outside(below):
             # Without its `..`, which at the end of a link would lead to the parent of what that leads to.

@@ -18,5 +18,7 @@ class Voc(Files):
     test_split: str | None = None
 
     def find(self, split: str) -> Pairs:
-        names = self.listed(f"ImageSets/Segmentation/{split}.txt")
-        return chosen(self.base, names, f"{split}.txt", self.images("JPEGImages"), self.keyed("SegmentationClass"))
+        self.require_file(self.base / f"ImageSets/Segmentation/{split}.txt")
+        images, masks = self.images("JPEGImages"), self.keyed("SegmentationClass")
+        names = self.listed(f"ImageSets/Segmentation/{split}.txt", images, "JPEGImages")
+        return chosen(self.base, names, f"{split}.txt", images, masks)
