@@ -31,7 +31,8 @@ class Files(Source):
 
     Images: PNG, JPEG, TIFF, BMP, WebP or NumPy arrays of 8 bits or more. Masks: PNG, TIFF, BMP or arrays with
     one id a pixel, where palette masks count by index; with `mask_format: colors` PNG, TIFF or BMP in the
-    classes' colours; with `multilabel` TIFF, arrays or PNG with one channel a class, of 0 and 1.
+    classes' colours; with `multilabel` TIFF, arrays or PNG with one channel a class, of 0 and 1. Every file,
+    image or mask, is turned upright as its own EXIF orientation says, as viewers show it.
 
     Args, besides those of `Source`:
         root: the folder of the data set.
@@ -236,7 +237,9 @@ class Files(Source):
     def _cache_file(self, part: str, *reading: object) -> Path | None:
         if self.cache_dir is None:
             return None
-        key = hashlib.sha256(repr((PIXELS, str(self.base), self.split, type(self).__name__, reading)).encode()).hexdigest()
+        key = hashlib.sha256(
+            repr((PIXELS, str(self.base), self.split, type(self).__name__, reading)).encode()
+        ).hexdigest()
         return Path(self.cache_dir) / f"{part}-{key[:16]}.npz"
 
     def _compare_sizes(self, images: Inspection, masks: Inspection, faults: Faults) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from segkit.data import tiff
-from segkit.data.content import NOT_AN_IMAGE, TOO_LARGE, UnusableError, check_size, read_content
+from segkit.data.content import NOT_AN_IMAGE, OTHER_NUMBER, TOO_LARGE, UnusableError, check_size, read_content
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 TIFF = (b"II", b"MM")  # how such files begin
@@ -78,7 +78,8 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
 def read_mask(path: Path) -> NDArray[Any]:
     """The ids (H, W) in a mask file, in 0..65535: uint8, or int32 for files of more than 8 bits.
 
-    Turned upright as the EXIF of the mask file itself says, as images are by theirs. Palette masks give their indices, never their colours. Raises UnusableError.
+    Turned upright as the EXIF of the mask file itself says, as images are by theirs. Palette masks give their
+    indices, never their colours. Raises UnusableError.
     """
     content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
@@ -261,7 +262,7 @@ def as_image(image: NDArray[Any], channels: int) -> NDArray[Any]:
         grey = (image @ np.array(weights, np.float32))[..., None]
         image = grey if image.dtype.kind == "f" else np.rint(grey).astype(image.dtype)
     elif found != channels:
-        raise UnusableError(f"images of another number of channels than dataset.in_channels={channels}", f"{found}")
+        raise UnusableError(OTHER_NUMBER.format(channels), f"{found}")
     if image.dtype == np.uint8:
         return np.ascontiguousarray(image)
     if image.dtype.kind not in "uif":

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segkit.data.content import MAX_PIXELS, NOT_AN_IMAGE, TOO_LARGE, UnusableError, check_size
+from segkit.data.content import MAX_PIXELS, NOT_AN_IMAGE, OTHER_NUMBER, TOO_LARGE, UnusableError, check_size
 
 if TYPE_CHECKING:
     import tifffile
@@ -45,6 +45,7 @@ class Picture(NamedTuple):
         bits: of one value; the type of `channels` may hold more.
         palette: (3, number of colours), 16-bit, or None.
         orientation: as in EXIF, 1 for upright.
+        has_pages: whether the channels are pages, which have no colours.
     """
 
     channels: NDArray[Any]
@@ -52,6 +53,7 @@ class Picture(NamedTuple):
     bits: int
     palette: NDArray[Any] | None
     orientation: int
+    has_pages: bool
 
 
 def read(content: bytes) -> Picture:
@@ -81,6 +83,7 @@ def read(content: bytes) -> Picture:
             bits,
             page.colormap,
             1 if orientation is None else int(orientation.value),
+            len(series.pages) > 1,
         )
 
 
@@ -91,6 +94,8 @@ def as_shown(picture: Picture, channels: int) -> NDArray[Any]:
     are in units of their own, and never changed. Raises UnusableError.
     """
     values, photometric = picture.channels, picture.photometric
+    if picture.has_pages and values.shape[2] != channels:
+        raise UnusableError(OTHER_NUMBER.format(channels), f"{values.shape[2]} pages")
     if photometric == PALETTE and picture.palette is not None:
         palette = picture.palette
         # Some programs store 8 bits where the format asks for 16.

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import albumentations as A  # noqa: N812
+import albumentations as A
 import cv2
 import pytest
 
 from segkit.cli.train import main
 from segkit.contracts import LabelSpace, UserError
-from segkit.data.mask_probe import check_masks
 from segkit.data.fused import FusedTransform
+from segkit.data.mask_probe import check_masks
 from segkit.data.source import palette
 from segkit.data.transforms import AlbumentationsTransform, random_crop
 from segkit.data.windows import RandomScaleCrop
