@@ -51,7 +51,7 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
     if content.startswith(b"\x93NUMPY"):
         return as_image(_channels_last(_array(content), channels), channels)
     if content.startswith(TIFF):
-        picture = tiff.read(content)
+        picture = tiff.read(content, channels)
         return as_image(upright(tiff.as_shown(picture, channels), picture.orientation), channels)
     size = _declared_size(content)
     if size is None:
@@ -125,7 +125,7 @@ def read_layers(path: Path, num_layers: int) -> NDArray[np.uint8]:
     if content.startswith(b"\x93NUMPY"):
         layers = _channels_last(_array(content), num_layers)
     elif content.startswith(TIFF):
-        picture = tiff.read(content)
+        picture = tiff.read(content, num_layers)
         layers = upright(picture.channels, picture.orientation)
     else:
         with _opened_mask(content) as image:

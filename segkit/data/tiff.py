@@ -56,10 +56,11 @@ class Picture(NamedTuple):
     has_pages: bool
 
 
-def read(content: bytes) -> Picture:
+def read(content: bytes, channels: int) -> Picture:
     """The first series of a TIFF: one image, or pages of one size that are its channels.
 
-    Raises UnusableError, also for what would decompress to more than it declares.
+    An array (H, W, C) that was written as H pages, as tifffile does unless told otherwise, is known by its number
+    of `channels`. Raises UnusableError, also for what would decompress to more than it declares.
     """
     with _opened(content) as file:
         series = file.series[0]
@@ -77,13 +78,18 @@ def read(content: bytes) -> Picture:
         if photometric == YCBCR and int(page.compression) in JPEG:
             photometric = RGB  # the decoder of JPEG has converted it
         orientation = page.tags.get("Orientation")
+        array, has_pages = series.asarray(), len(series.pages) > 1
+        if has_pages and array.ndim == 3 and array.shape[2] == channels != array.shape[0]:
+            has_pages = False
+        else:
+            array = _channels_last(array, series.axes)
         return Picture(
-            _channels_last(series.asarray(), series.axes),
+            array,
             photometric,
             bits,
             page.colormap,
             1 if orientation is None else int(orientation.value),
-            len(series.pages) > 1,
+            has_pages,
         )
 
 

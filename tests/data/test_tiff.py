@@ -164,6 +164,17 @@ def test_planes_that_are_as_wide_as_channels_are_not_confused(tmp_path: Path) ->
     assert np.array_equal(read_layers(tmp_path / "i.tif", 5), image)
 
 
+@pytest.mark.parametrize("channels", [2, 5])
+def test_arrays_written_as_a_page_a_row_are_known_by_their_channels(tmp_path: Path, channels: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (7, 9, channels), np.uint8)
+    tifffile.imwrite(tmp_path / "i.tif", image, photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "i.tif") as file:
+        assert len(file.pages) == 7
+    assert np.array_equal(read_image(tmp_path / "i.tif", channels), image)
+    with pytest.raises(UnusableError, match=r"in_channels=3: 7 pages"):
+        read_image(tmp_path / "i.tif")
+
+
 def test_a_missing_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "i.tif", compression="tiff_lzw")
     monkeypatch.setattr(tiff.importlib.util, "find_spec", lambda name: None)
