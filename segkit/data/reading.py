@@ -29,7 +29,7 @@ COLOR_MODES = frozenset({"RGB", "RGBA", "P", "L", "1"})
 WIDENED = {"L;2": 85, "L;4": 17}
 # What begins EXIF in JPEG and PNG or in WebP, and the same said in ImageMagick's or Adobe's way.
 EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"Raw profile type exif", b"tiff:Orientation")
-PIXELS = 2
+READING_VERSION = 2
 """Raised whenever files come to give other pixels, so that nothing is taken from caches of before."""
 DAMAGED_ARRAY = "arrays that hold objects, or are damaged or cut off"
 NOT_A_MASK = "not a PNG, TIFF, BMP or NPY mask, or damaged or cut off"

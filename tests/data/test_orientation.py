@@ -106,6 +106,17 @@ def test_check_data_shows_pictures_turned_apart_from_their_masks(tmp_path: Path,
     assert found == ([] if turn == 1 else [expected])
 
 
+def test_training_warns_of_one_of_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for part in ("images", "masks"):
+        (tmp_path / "train" / part).mkdir(parents=True)
+    for name in "ab":
+        save(tmp_path / f"train/images/{name}.jpg", STORED[:, :16], 3)
+        Image.fromarray(STORED[:, :16, 0] // 128).save(tmp_path / f"train/masks/{name}.png")
+    folder(tmp_path).check()
+    (record,) = caplog.records
+    assert "train/images/a.jpg: EXIF says the image is turned by 180 degrees (3)" in record.getMessage()
+
+
 class Uncertain(Folder):
     """A reader that gives other pixels at every read, as OpenCV did for 16-bit RGB TIFF."""
 
