@@ -26,7 +26,7 @@ from segkit.data.folds import make_lists
 from segkit.data.mask_survey import Labels, survey
 from segkit.data.recognition import Kind, Layout, SplitName, recognise
 from segkit.data.statistics import Counted
-from segkit.data_check import TURNED, bar_of, counted_with_progress
+from segkit.data_check import bar_of, counted_with_progress
 from segkit.engine.progress import CONSOLE
 from segkit.split_making import write_lists
 
@@ -126,8 +126,6 @@ def _find_out(setup: Setup, settings: InitDatasetSettings, conf: Path) -> None:
         if counted.problems:
             raise DataError("\n".join(counted.problems.values()))
         setup.counted[split] = counted
-        if turned := counted.turned_apart():
-            log.warning("%d %s\nFor example %s: %s", len(turned), TURNED, *next(iter(turned.items())))
         setup.identity = dict(source.identity()) if split == "train" else setup.identity
     if "train" not in setup.counted:
         raise UserError(f"folder={setup.root}: has {' and '.join(splits)}, but no training split")
