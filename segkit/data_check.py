@@ -23,6 +23,7 @@ from segkit.contracts import DataError, LabelSpace, SampleSource, UserError
 from segkit.data.files import Files
 from segkit.data.source import Source
 from segkit.data.statistics import Counted, count
+from segkit.data.verification import TURNED_RULE
 from segkit.data.views import faults_of, leaf
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import output_folder, write_json
@@ -36,11 +37,7 @@ SHOWN = 5
 """Places of each finding that the terminal shows; the files have them all."""
 
 STRAY_VALUES = 8
-TURNED = (
-    "images that EXIF turns otherwise than their masks, where sizes do not tell which is right. Every file is read "
-    "as viewers show it, turned as its own EXIF says: look whether a mask fits its image then. If it fits the stored "
-    "pixels instead, take the EXIF orientation out of the images"
-)
+TURNED = "images that EXIF turns otherwise than their masks, where sizes do not tell which is right. " + TURNED_RULE
 OTHER_SCALE = "splits whose values are far from dataset.mean and dataset.std, by which images are normalised"
 LIKE_PICTURES = "masks that look like pictures, or like masks resized or compressed with loss"
 

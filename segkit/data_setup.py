@@ -25,7 +25,7 @@ from segkit.data.mask_survey import MOST_VALUES, Survey, survey
 from segkit.data.path_words import SplitName
 from segkit.data.recognition import SPLITS, Kind, Layout, Wanted, recognise
 from segkit.data.statistics import Counted
-from segkit.data_check import TURNED, bar_of, counted_with_progress
+from segkit.data_check import bar_of, counted_with_progress
 from segkit.engine.run_folder import output_folder
 from segkit.setup_summary import draw_examples, say, say_end
 
@@ -133,8 +133,6 @@ def _find_out(setup: Setup, settings: InitDatasetSettings, conf: Path) -> None:
         if counted.problems:
             raise DataError("\n".join(counted.problems.values()))
         setup.counted[split] = counted
-        if turned := counted.turned_apart():
-            say("", f"{len(turned)} {TURNED}\nFor example {': '.join(next(iter(turned.items())))}", "yellow")
     if setup.draws_val:
         _draw_val(setup, settings)
 

@@ -14,6 +14,7 @@ MAX_TEXT_BYTES = 2**28
 """Of a list or table: some millions of names."""
 TOO_LARGE = f"files of more than the {MAX_PIXELS} pixels that are decoded; cut them into tiles"
 NOT_AN_IMAGE = "not an image, or damaged or cut off"
+OTHER_NUMBER = "images of another number of channels than dataset.in_channels={}"
 NO_FILE = "no regular files, but folders, pipes, sockets or devices"
 
 

@@ -25,7 +25,7 @@ import psutil
 from numpy.typing import NDArray
 
 from segkit.contracts import Sample, SampleSource, UserError
-from segkit.data.reading import PIXELS
+from segkit.data.reading import READING_VERSION
 from segkit.data.source import Source
 from segkit.data.views import Pool, Subset
 
@@ -225,7 +225,7 @@ def with_decoded_cache(source: SampleSource) -> SampleSource:
 def decoding_digest(source: Source) -> str:
     """16 hexadecimal digits that change with every setting that may change what `source` makes of a file."""
     settings = {f.name: repr(getattr(source, f.name)) for f in fields(source) if f.init and f.name not in NOT_DECODED}
-    named = f"{PIXELS} {type(source).__module__}.{type(source).__qualname__} {sorted(settings.items())}"
+    named = f"{READING_VERSION} {type(source).__module__}.{type(source).__qualname__} {sorted(settings.items())}"
     return hashlib.blake2b(named.encode(), digest_size=8).hexdigest()
 
 

@@ -5,6 +5,7 @@ A data set of your own is one class that says which files belong together, and o
 
 # No `from __future__ import annotations`: subclasses in other modules inherit the annotations as they are.
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,24 @@ from segkit.contracts import DataError, Sample, UserError
 from segkit.data.content import UnusableError, read_text
 from segkit.data.inspection import Facts, Faults, Inspection, facts_of_mask, inspected
 from segkit.data.label_map import ColorMap, LabelMap, listed
-from segkit.data.pairing import Keyed, Pairs, key_of, leads_outside, listed_keys
-from segkit.data.reading import PIXELS, SUFFIXES, orientation, read_color_mask, read_image, read_layers, read_mask
+from segkit.data.pairing import Keyed, Pairs, listed_keys
+from segkit.data.reading import (
+    READING_VERSION,
+    SUFFIXES,
+    orientation,
+    read_color_mask,
+    read_image,
+    read_layers,
+    read_mask,
+)
 from segkit.data.second_decoder import disagreement
 from segkit.data.source import Source, rgb
+from segkit.data.verification import TURNED_RULE, turned_apart
 
+log = logging.getLogger(__name__)
 ReadT = TypeVar("ReadT")
+TURNED_LOOKS = 8
+"""Samples whose EXIF is looked at before training; check_data looks at all."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -31,7 +44,8 @@ class Files(Source):
 
     Images: PNG, JPEG, TIFF, BMP, WebP or NumPy arrays of 8 bits or more. Masks: PNG, TIFF, BMP or arrays with
     one id a pixel, where palette masks count by index; with `mask_format: colors` PNG, TIFF or BMP in the
-    classes' colours; with `multilabel` TIFF, arrays or PNG with one channel a class, of 0 and 1.
+    classes' colours; with `multilabel` TIFF, arrays or PNG with one channel a class, of 0 and 1. Every file,
+    image or mask, is turned upright as its own EXIF orientation says, as viewers show it.
 
     Args, besides those of `Source`:
         root: the folder of the data set.
@@ -124,6 +138,12 @@ class Files(Source):
         faults = self.faults()
         if faults:
             raise DataError(faults.report(f"dataset.root={self.root}: files of the {self.split} split are at fault"))
+        for index in range(min(len(self), TURNED_LOOKS)):
+            if (turns := self.orientations(index)) != (1, 1):
+                height, width = self.read(index).mask.shape[:2]
+                if how := turned_apart((height, width), turns):
+                    log.warning("%s: %s. %s", self.paths(index)[0], how, TURNED_RULE)
+                    break
 
     def faults(self) -> Faults:
         faults = self.pairs.faults | Faults()
@@ -245,7 +265,9 @@ class Files(Source):
     def _cache_file(self, part: str, *reading: object) -> Path | None:
         if self.cache_dir is None:
             return None
-        key = hashlib.sha256(repr((PIXELS, str(self.base), self.split, type(self).__name__, reading)).encode()).hexdigest()
+        key = hashlib.sha256(
+            repr((READING_VERSION, str(self.base), self.split, type(self).__name__, reading)).encode()
+        ).hexdigest()
         return Path(self.cache_dir) / f"{part}-{key[:16]}.npz"
 
     def _compare_sizes(self, images: Inspection, masks: Inspection, faults: Faults) -> None:

@@ -31,37 +31,38 @@ def check_masks(transform: Transform | ReadingTransform, labels: LabelSpace, cha
     for key, step in steps:
         _check_arguments(step, f"{key} ({type(step).__name__})", labels)
     for key, step in steps:
-        if "mask" not in getattr(step, "targets", {"mask": None}):
+        if "mask" not in step.targets:
             continue
         from segkit.data.transforms import AlbumentationsTransform
 
         always = copy.deepcopy(step)
         always.p = 1.0
         _probe(AlbumentationsTransform([always], None), f"{key} ({type(step).__name__})", labels, [SMALL], channels)
-    if steps:
-        height, width = getattr(transform, "size", None) or SMALL
-        sizes = [(height * 5 // 4 + 1, width * 5 // 4 + 1), (height * 3 // 4 + 1, width // 2 + 1)]
-        _probe(transform, "transform", labels, sizes, channels)
+    size = getattr(transform, "size", None)
+    height, width = size if isinstance(size, tuple) else SMALL
+    sizes = [(height * 5 // 4 + 1, width * 5 // 4 + 1), (height * 3 // 4 + 1, width // 2 + 1)]
+    _probe(transform, "transform", labels, sizes, channels)
 
 
 def _steps(node: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The steps of Albumentations of a transform, with their config keys; of OneOf, Sequential and such their own."""
     if (base := getattr(node, "base", None)) is not None:
         yield from _steps(base, f"{key}.base")
-    for number, step in enumerate(getattr(node, "steps", ())):
+    steps = getattr(node, "steps", None)
+    for number, step in enumerate(steps if isinstance(steps, list | tuple) else ()):
         if not isinstance(step, PixelStep):
             yield from _innermost(step, f"{key}.steps.{number}")
 
 
 def _innermost(step: Any, key: str) -> Iterator[tuple[str, Any]]:
     # Only here, where a step of it has been built: to import it takes seconds.
-    from albumentations import BaseCompose
+    from albumentations import BaseCompose, BasicTransform
 
-    if not isinstance(step, BaseCompose):
+    if isinstance(step, BasicTransform):
         yield key, step
-        return
-    for number, inner in enumerate(step.transforms):
-        yield from _innermost(inner, f"{key}.transforms.{number}")
+    elif isinstance(step, BaseCompose):
+        for number, inner in enumerate(step.transforms):
+            yield from _innermost(inner, f"{key}.transforms.{number}")
 
 
 def _check_arguments(step: Any, named: str, labels: LabelSpace) -> None:

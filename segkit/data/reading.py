@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from segkit.data import tiff
-from segkit.data.content import NOT_AN_IMAGE, TOO_LARGE, UnusableError, check_size, read_content
+from segkit.data.content import NOT_AN_IMAGE, OTHER_NUMBER, TOO_LARGE, UnusableError, check_size, read_content
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 TIFF = (b"II", b"MM")  # how such files begin
@@ -29,7 +29,7 @@ COLOR_MODES = frozenset({"RGB", "RGBA", "P", "L", "1"})
 WIDENED = {"L;2": 85, "L;4": 17}
 # What begins EXIF in JPEG and PNG or in WebP, and the same said in ImageMagick's or Adobe's way.
 EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"Raw profile type exif", b"tiff:Orientation")
-PIXELS = 2
+READING_VERSION = 2
 """Raised whenever files come to give other pixels, so that nothing is taken from caches of before."""
 DAMAGED_ARRAY = "arrays that hold objects, or are damaged or cut off"
 NOT_A_MASK = "not a PNG, TIFF, BMP or NPY mask, or damaged or cut off"
@@ -51,7 +51,7 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
     if content.startswith(b"\x93NUMPY"):
         return as_image(_channels_last(_array(content), channels), channels)
     if content.startswith(TIFF):
-        picture = tiff.read(content)
+        picture = tiff.read(content, channels)
         return as_image(upright(tiff.as_shown(picture, channels), picture.orientation), channels)
     size = _declared_size(content)
     if size is None:
@@ -78,7 +78,8 @@ def read_image(path: Path, channels: int = 3) -> NDArray[Any]:
 def read_mask(path: Path) -> NDArray[Any]:
     """The ids (H, W) in a mask file, in 0..65535: uint8, or int32 for files of more than 8 bits.
 
-    Turned upright as the EXIF of the mask file itself says, as images are by theirs. Palette masks give their indices, never their colours. Raises UnusableError.
+    Turned upright as the EXIF of the mask file itself says, as images are by theirs. Palette masks give their
+    indices, never their colours. Raises UnusableError.
     """
     content = read_content(path)
     if content.startswith(b"\x93NUMPY"):
@@ -124,7 +125,7 @@ def read_layers(path: Path, num_layers: int) -> NDArray[np.uint8]:
     if content.startswith(b"\x93NUMPY"):
         layers = _channels_last(_array(content), num_layers)
     elif content.startswith(TIFF):
-        picture = tiff.read(content)
+        picture = tiff.read(content, num_layers)
         layers = upright(picture.channels, picture.orientation)
     else:
         with _opened_mask(content) as image:
@@ -261,7 +262,7 @@ def as_image(image: NDArray[Any], channels: int) -> NDArray[Any]:
         grey = (image @ np.array(weights, np.float32))[..., None]
         image = grey if image.dtype.kind == "f" else np.rint(grey).astype(image.dtype)
     elif found != channels:
-        raise UnusableError(f"images of another number of channels than dataset.in_channels={channels}", f"{found}")
+        raise UnusableError(OTHER_NUMBER.format(channels), f"{found}")
     if image.dtype == np.uint8:
         return np.ascontiguousarray(image)
     if image.dtype.kind not in "uif":

@@ -42,10 +42,14 @@ def disagreement(path: Path, image: NDArray[Any]) -> str | None:
 def _by_opencv(content: bytes, channels: int) -> tuple[NDArray[Any], float]:
     with Image.open(io.BytesIO(content)) as header:
         tags = dict(header.tag_v2)  # type: ignore[attr-defined]
+        pages = getattr(header, "n_frames", 1)
     planes, photometric = tags.get(284, 1), tags.get(262)
-    if planes != 1 or photometric not in (1, 2) or tags.get(277, 1) not in (1, 3, 4):
+    kept = tags.get(259, 1) in (1, 5, 8, 32946, 32773)  # none, LZW, Deflate, PackBits: others it may lack
+    if pages != 1 or planes != 1 or photometric not in (1, 2) or tags.get(277, 1) not in (1, 3, 4) or not kept:
         raise ValueError("a layout that OpenCV does not read")
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    image: NDArray[Any] | None = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("a file that OpenCV does not read")
     image = image[..., None] if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
     other = as_image(upright(image, tags.get(274, 1)), channels)
     # Grey of colours is rounded.

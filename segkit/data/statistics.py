@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict
 from segkit.contracts import LabelSpace, Sample, SampleSource, UserError
 from segkit.data import verification
 from segkit.data.augmentation import read
-from segkit.data.reading import PIXELS
+from segkit.data.reading import READING_VERSION
 from segkit.data.views import leaf
 from segkit.data.worker_process import end_with
 from segkit.errors import RunFailure
@@ -178,7 +178,7 @@ def count(
 def fingerprint(source: SampleSource) -> str:
     """Digest of how a data set is read, the same for its splits: where it is, and what becomes of raw ids."""
     base: Any = leaf(source, 0)[0]
-    facts: dict[str, Any] = {"pixels": PIXELS, "class": f"{type(base).__module__}.{type(base).__qualname__}"}
+    facts: dict[str, Any] = {"pixels": READING_VERSION, "class": f"{type(base).__module__}.{type(base).__qualname__}"}
     if dataclasses.is_dataclass(base):
         fields = [field.name for field in dataclasses.fields(base) if field.init and field.name not in NOT_COUNTED]
         facts |= {name: getattr(base, name) for name in fields}

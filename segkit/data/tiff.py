@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segkit.data.content import MAX_PIXELS, NOT_AN_IMAGE, TOO_LARGE, UnusableError, check_size
+from segkit.data.content import MAX_PIXELS, NOT_AN_IMAGE, OTHER_NUMBER, TOO_LARGE, UnusableError, check_size
 
 if TYPE_CHECKING:
     import tifffile
@@ -45,6 +45,7 @@ class Picture(NamedTuple):
         bits: of one value; the type of `channels` may hold more.
         palette: (3, number of colours), 16-bit, or None.
         orientation: as in EXIF, 1 for upright.
+        has_pages: whether the channels are pages, which have no colours.
     """
 
     channels: NDArray[Any]
@@ -52,12 +53,14 @@ class Picture(NamedTuple):
     bits: int
     palette: NDArray[Any] | None
     orientation: int
+    has_pages: bool
 
 
-def read(content: bytes) -> Picture:
+def read(content: bytes, channels: int) -> Picture:
     """The first series of a TIFF: one image, or pages of one size that are its channels.
 
-    Raises UnusableError, also for what would decompress to more than it declares.
+    An array (H, W, C) that was written as H pages, as tifffile does unless told otherwise, is known by its number
+    of `channels`. Raises UnusableError, also for what would decompress to more than it declares.
     """
     with _opened(content) as file:
         series = file.series[0]
@@ -75,12 +78,18 @@ def read(content: bytes) -> Picture:
         if photometric == YCBCR and int(page.compression) in JPEG:
             photometric = RGB  # the decoder of JPEG has converted it
         orientation = page.tags.get("Orientation")
+        array, has_pages = series.asarray(), len(series.pages) > 1
+        if has_pages and array.ndim == 3 and array.shape[2] == channels != array.shape[0]:
+            has_pages = False
+        else:
+            array = _channels_last(array, series.axes)
         return Picture(
-            _channels_last(series.asarray(), series.axes),
+            array,
             photometric,
             bits,
             page.colormap,
             1 if orientation is None else int(orientation.value),
+            has_pages,
         )
 
 
@@ -91,6 +100,8 @@ def as_shown(picture: Picture, channels: int) -> NDArray[Any]:
     are in units of their own, and never changed. Raises UnusableError.
     """
     values, photometric = picture.channels, picture.photometric
+    if picture.has_pages and values.shape[2] != channels:
+        raise UnusableError(OTHER_NUMBER.format(channels), f"{values.shape[2]} pages")
     if photometric == PALETTE and picture.palette is not None:
         palette = picture.palette
         # Some programs store 8 bits where the format asks for 16.

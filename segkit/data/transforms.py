@@ -40,7 +40,7 @@ class AlbumentationsTransform:
     def __init__(self, steps: Sequence[albumentations.BasicTransform], size: int | Sequence[int] | None) -> None:
         self.size = None if size is None else height_width(size, "transform.size")
         self.steps = list(steps)
-        self.compose = albumentations.Compose(self.steps)
+        self.compose = albumentations.Compose(list(steps))
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         values = ValueRange.of(sample.image) if self.steps else None

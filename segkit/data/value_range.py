@@ -33,7 +33,8 @@ class ValueRange(NamedTuple):
             return None
         axes = (0, 1, 2) if image.shape[2] == 3 else (0, 1)
         least, most = (
-            np.broadcast_to(extreme(image, axis=axes).astype(np.float32), image.shape[2:]) for extreme in (np.min, np.max)
+            np.broadcast_to(extreme(image, axis=axes).astype(np.float32), image.shape[2:])
+            for extreme in (np.min, np.max)
         )
         usual = (least >= 0) & (most <= 1) & (most - least >= 0.5)
         if usual.all():
@@ -41,12 +42,13 @@ class ValueRange(NamedTuple):
         margin = (most - least) / 2
         low = np.where(least >= 0, np.maximum(least - margin, 0), least - margin)
         high = np.where((least >= 0) & (most <= 1), np.minimum(most + margin, 1), most + margin)
-        return cls(np.where(usual, np.float32(0), low), np.where(usual, np.float32(1), high), least)
+        low, high = np.where(usual, 0, low), np.where(usual, 1, high)
+        return cls(low.astype(np.float32), high.astype(np.float32), least)
 
     def to_unit(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """`image` with this range spread over 0..1; what lies beyond it is clipped."""
         width = self.high - self.low
-        return np.clip((image - self.low) / np.where(width > 0, width, np.float32(1)), 0, 1)
+        return np.clip((image - self.low) / np.where(width > 0, width, 1).astype(np.float32), 0, 1)
 
     def from_unit(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """What `to_unit` did undone. A channel of one value has that value still, whatever became of it."""

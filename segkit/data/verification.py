@@ -6,6 +6,10 @@ from segkit.contracts import Sample, SampleSource
 from segkit.data.source import Source
 from segkit.data.views import leaf
 
+TURNED_RULE = (
+    "Every file is read as viewers show it, turned as its own EXIF says: look whether masks fit their images then. "
+    "If they fit the stored pixels instead, take the EXIF orientation out of the images"
+)
 TURNS = {
     2: "mirrored",
     3: "turned by 180 degrees",

@@ -11,7 +11,7 @@ from segkit.contracts import ClassWeightMethod
 from segkit.data.class_weights import METHODS, class_weights
 
 # Two images. Class 0: 600 + 300 = 900 pixels, class 1: 0 + 100 = 100; 1,000 in all, so p = 0.9 and 0.1.
-PIXELS = np.array([[600, 0], [300, 100]])
+READING_VERSION = np.array([[600, 0], [300, 100]])
 
 
 @pytest.mark.parametrize(
@@ -25,20 +25,20 @@ PIXELS = np.array([[600, 0], [300, 100]])
     ],
 )
 def test_the_formulas_without_a_scale_of_their_own(method: ClassWeightMethod, expected: list[float]):
-    assert class_weights(PIXELS, method) == pytest.approx(expected)
+    assert class_weights(READING_VERSION, method) == pytest.approx(expected)
 
 
 def test_inverse_log_and_effective_number_have_a_mean_of_one():
     log = np.array([1 / math.log(901), 1 / math.log(101)])
-    assert class_weights(PIXELS, "inverse_log") == pytest.approx((log / log.mean()).tolist())
+    assert class_weights(READING_VERSION, "inverse_log") == pytest.approx((log / log.mean()).tolist())
     beta = 1 - 2 / 1000
     effective = np.array([(1 - beta) / (1 - beta**900), (1 - beta) / (1 - beta**100)])
-    assert class_weights(PIXELS, "effective") == pytest.approx((effective / effective.mean()).tolist())
+    assert class_weights(READING_VERSION, "effective") == pytest.approx((effective / effective.mean()).tolist())
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_class_without_a_pixel_weighs_as_much_as_the_rarest(method: ClassWeightMethod):
-    with_absent = np.hstack([PIXELS, np.zeros((2, 1), np.int64)])
+    with_absent = np.hstack([READING_VERSION, np.zeros((2, 1), np.int64)])
     weights = class_weights(with_absent, method)
     assert all(math.isfinite(weight) and weight > 0 for weight in weights)
     assert weights[2] == max(weights[:2])

@@ -105,7 +105,10 @@ def test_workers_that_are_not_forked_get_it_as_well() -> None:
     ("make", "message"),
     [
         (lambda: FusedTransform(0, 255, RandomScaleCrop([1, 1])), r"transform\.size=0; allowed: one edge length"),
-        (lambda: FusedTransform(8, 255, RandomScaleCrop([1, 1]), rotate90=2), r"transform\.rotate90=2; allowed: 0 to 1"),
+        (
+            lambda: FusedTransform(8, 255, RandomScaleCrop([1, 1]), rotate90=2),
+            r"transform\.rotate90=2; allowed: 0 to 1",
+        ),
         (lambda: RandomScaleCrop([0, 1]), r"transform\.window\.scale=\[0, 1\]; allowed: \[least, most\]"),
         (lambda: RandomScaleCrop([2, 1]), r"transform\.window\.scale=\[2, 1\]"),
         (lambda: RandomScaleCrop([1, 1], p=-1), r"transform\.window\.p=-1; allowed: 0 to 1"),

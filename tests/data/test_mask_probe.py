@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import albumentations as A  # noqa: N812
+import albumentations as A
 import cv2
 import pytest
 
 from segkit.cli.train import main
-from segkit.contracts import LabelSpace, UserError
-from segkit.data.mask_probe import check_masks
+from segkit.contracts import LabelSpace, Sample, UserError
+from segkit.data.copy_paste import CopyPaste
 from segkit.data.fused import FusedTransform
+from segkit.data.mask_probe import check_masks
 from segkit.data.source import palette
 from segkit.data.transforms import AlbumentationsTransform, random_crop
 from segkit.data.windows import RandomScaleCrop
@@ -118,6 +119,28 @@ def test_right_pipelines_pass(name: str, space: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_passes(name: str) -> None:
     check_masks(built(name), SPACES["two classes"], 3)
+
+
+class Blackened:
+    """A transform of a user's own, without any step of Albumentations."""
+
+    size = 5
+    steps = 3
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        sample.mask[:3] = seed % 2
+        return sample
+
+
+def test_transforms_of_users_are_tried_too() -> None:
+    with pytest.raises(UserError, match="transform: made ids 0 of a mask of 1; a step may move ids"):
+        check_masks(Blackened(), SPACES["two classes"], 3)
+
+
+def test_the_base_of_copy_paste_is_looked_at() -> None:
+    base = AlbumentationsTransform([A.Rotate()], None)
+    with pytest.raises(UserError, match=r"transform\.base\.steps\.0 \(Rotate\): fill_mask=0"):
+        check_masks(CopyPaste(base, 255), SPACES["two classes"], 3)
 
 
 def test_the_command_refuses_it(call: Callable[..., Any], tmp_path: Path) -> None:

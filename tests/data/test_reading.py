@@ -16,6 +16,7 @@ from PIL import Image
 
 from segkit.data.content import MAX_PIXELS, UnusableError
 from segkit.data.reading import orientation, read_color_mask, read_image, read_layers, read_mask
+from segkit.data.second_decoder import disagreement
 
 IDS = np.array([[0, 1, 2], [3, 2, 1]], np.uint8)
 
@@ -137,6 +138,26 @@ def test_16_bit_images_keep_their_depth(tmp_path: Path) -> None:
     image = read_image(tmp_path / "i.png")
     assert image.dtype == np.float32
     assert image[0, 1] == pytest.approx([1, 2 / 65535, 1 / 65535])
+
+
+@pytest.mark.parametrize("stored", [1, 3, 4])
+@pytest.mark.parametrize("asked", [1, 3, 4])
+def test_16_bit_png_of_any_channels(tmp_path: Path, stored: int, asked: int) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (9, 8, stored), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "i.png"), values[..., [2, 1, 0, 3][:stored]] if stored > 1 else values)
+    if asked == 4 != stored:
+        with pytest.raises(UnusableError, match=f"in_channels=4: {stored}"):
+            read_image(tmp_path / "i.png", asked)
+        return
+    expected = values[..., :3] / 65535
+    if stored == 4 == asked:
+        expected = values / 65535
+    elif asked == 1 and stored > 1:
+        expected = (expected @ np.array([0.299, 0.587, 0.114]))[..., None]
+    image = read_image(tmp_path / "i.png", asked)
+    assert image.dtype == np.float32
+    np.testing.assert_allclose(image, np.broadcast_to(expected, (9, 8, asked)), atol=1e-4)
+    assert disagreement(tmp_path / "i.png", image) is None
 
 
 def test_images_are_turned_upright(tmp_path: Path) -> None:
