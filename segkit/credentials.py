@@ -38,7 +38,9 @@ ADDRESS_WITH_BLANKS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*)://(?P<log
 PORT = re.compile(r"\d{1,5}(?:$|[/?#\"')\]}\s])")
 # As in the query of an address, a connection string (`Server=h;Pwd=x`) or, percent-encoded, one within an address.
 PAIR = re.compile(r"(?<![\w.-])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>'[^']*'|\"[^\"]*\"|[^\s&;,'\")\]}]+)")
-ENCODED_PAIR = re.compile(r"(?:(?<=%3B)|(?<==))(?P<name>[\w.-]+)(?P<sign>%3D)(?P<value>(?:(?!%3B)[^\s&])+)", re.IGNORECASE)
+ENCODED_PAIR = re.compile(
+    r"(?:(?<=%3B)|(?<==))(?P<name>[\w.-]+)(?P<sign>%3D)(?P<value>(?:(?!%3B)[^\s&])+)", re.IGNORECASE
+)
 HEADER = re.compile(r"(?i)(?P<name>authorization)(?P<sign>[\"']?\s*[:=]\s*[\"']?\w+\s+)(?P<value>[^\s\"']+)")
 REFUSED = r"(?i)\b401\b|\b403\b|no password supplied|password authentication failed|access denied|login failed"
 """How servers and databases say that they want a password, or another one."""

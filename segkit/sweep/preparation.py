@@ -11,7 +11,7 @@ from pathlib import Path
 
 import optuna
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from optuna.distributions import CategoricalDistribution, distribution_to_json
 
 import segkit
