@@ -81,6 +81,12 @@ def test_keys_with_such_a_name_hold_secrets():
         "class_token": "a", "num_token": 3, "token_size": 4, "tokens": ["a"], "password_file": "a", "keep_secret": True,
         "client_secret": None, "auth_token": "${oc.env:A}",
     }  # fmt: skip
+    headers = {"Authorization": "Bearer abc", "Accept": "text/json"}
+    assert masked({"headers": headers})["headers"] == {"Authorization": "***", "Accept": "text/json"}
+    assert masked({"password": ["a", "b"], "secrets": {"mine": "a"}}) == {
+        "password": ["***", "***"],
+        "secrets": {"mine": "***"},
+    }
     shown = masked(config)
     hidden_keys = {key for key, value in shown.items() if value == "***"}
     assert hidden_keys == {"password", "db_password", "apiKey", "api-key", "token", "hf_token", "PGPASSWORD"}
