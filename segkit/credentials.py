@@ -81,6 +81,11 @@ def masked(value: Any, key: str = "", *, pairs: bool = True) -> Any:
     return _mapped(value, key, leaf)
 
 
+def holds_secret(text: str) -> bool:
+    """Whether `text`, such as an address, has a password or token in it."""
+    return _masked_leaf(text, "") != text
+
+
 def hidden(value: Any, key: str = "") -> Any:
     """`value` with its passwords and tokens masked and kept, so that `revealed` gives them back."""
     found: dict[str, Any] = {}
