@@ -21,16 +21,19 @@ MASK = "***"
 VARIABLE = "SEGKIT_CREDENTIALS"
 """JSON: what was masked, by its key in the config and by its masked form."""
 
-SHORTEST = 4
+SHORTEST, SHORTEST_OF_ENVIRONMENT = 4, 8
 """Characters of a password from which on it is looked for in free text; shorter ones are found by their place."""
 
 SECRET_NAME = re.compile(
-    r"(?:password|passwd|passphrase|secret)$"
-    r"|(?:^|_)(?:pwd|(?:api|access|account|secret|private|auth|shared|storage)_?key)$"
+    r"(?:password|passwd|passphrase|secret|credentials?|authorization)$"
+    r"|(?:^|_)(?:pwd|pw|pass|(?:api|access|account|secret|private|auth|shared|storage)_?key)$"
     # The tokens of transformers are no secrets.
     r"|(?:^|(?<!cls)(?<!class)(?<!pad)(?<!mask)(?<!num)(?<!reg)(?<!register)(?<!dist)(?<!query)(?<!patch)_)token$"
 )
 NUMERIC = re.compile(r"(?:password|passwd|pwd|passphrase)$")
+HOLDS_SECRETS = {"passwords", "secrets", "credentials"}
+"""Keys whose whole content is masked."""
+
 QUERY_NAMES = {"sig", "signature", "x_amz_signature", "x_goog_signature"}
 
 LOGIN = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*)://(?P<login>(?:(?!://)\S)*)@")
@@ -38,7 +41,9 @@ ADDRESS_WITH_BLANKS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*)://(?P<log
 PORT = re.compile(r"\d{1,5}(?:$|[/?#\"')\]}\s])")
 # As in the query of an address, a connection string (`Server=h;Pwd=x`) or, percent-encoded, one within an address.
 PAIR = re.compile(r"(?<![\w.-])(?P<name>[\w.-]+)(?P<sign>=)(?P<value>'[^']*'|\"[^\"]*\"|[^\s&;,'\")\]}]+)")
-ENCODED_PAIR = re.compile(r"(?:(?<=%3B)|(?<==))(?P<name>[\w.-]+)(?P<sign>%3D)(?P<value>(?:(?!%3B)[^\s&])+)", re.IGNORECASE)
+ENCODED_PAIR = re.compile(
+    r"(?:(?<=%3B)|(?<==))(?P<name>[\w.-]+)(?P<sign>%3D)(?P<value>(?:(?!%3B)[^\s&])+)", re.IGNORECASE
+)
 HEADER = re.compile(r"(?i)(?P<name>authorization)(?P<sign>[\"']?\s*[:=]\s*[\"']?\w+\s+)(?P<value>[^\s\"']+)")
 REFUSED = r"(?i)\b401\b|\b403\b|no password supplied|password authentication failed|access denied|login failed"
 """How servers and databases say that they want a password, or another one."""
@@ -50,8 +55,8 @@ OAUTH = ("x-oauth-basic", "x-oauth")
 
 def is_secret_name(name: str) -> bool:
     """Whether a key, parameter or environment variable of this name holds a password, key or token."""
-    last = re.split(r"[./@]", name)[-1]
-    return SECRET_NAME.search(_snake(last)) is not None
+    *parents, last = re.split(r"[./@]", re.sub(r"\[\d+\]", "", name))
+    return SECRET_NAME.search(_snake(last)) is not None or not HOLDS_SECRETS.isdisjoint(parents)
 
 
 def _snake(name: str) -> str:
@@ -76,6 +81,11 @@ def masked(value: Any, key: str = "", *, pairs: bool = True) -> Any:
     return _mapped(value, key, leaf)
 
 
+def holds_secret(text: str) -> bool:
+    """Whether `text`, such as an address, has a password or token in it."""
+    return _masked_leaf(text, "") != text
+
+
 def hidden(value: Any, key: str = "") -> Any:
     """`value` with its passwords and tokens masked and kept, so that `revealed` gives them back."""
     found: dict[str, Any] = {}
@@ -83,7 +93,7 @@ def hidden(value: Any, key: str = "") -> Any:
     def leaf(value: Any, key: str) -> Any:
         shown = _masked_leaf(value, key)
         if shown != value:
-            found.update({key: value, shown: value} if shown != MASK else {key: value})
+            found.update({name: value for name in (key, shown) if name not in ("", MASK)})
         return shown
 
     shown = _mapped(value, key, leaf)
@@ -246,10 +256,13 @@ def _patterns(kept: str) -> tuple[re.Pattern[str], ...]:
     for key, value in _parsed(kept).items():
         if _masked_leaf(value, key, found=found) == MASK and not isinstance(value, str):
             found.append(str(value))
+    found = [secret for secret in found if len(secret) >= SHORTEST]
+    outside: list[str] = []
     for name, value in os.environ.items():
         if name not in (VARIABLE, "PWD"):
-            _masked_leaf(value, name, found=found)
-    words = {word for secret in found for word in (secret, unquote(secret)) if len(word) >= SHORTEST}
+            _masked_leaf(value, name, found=outside)
+    found += [secret for secret in outside if len(secret) >= SHORTEST_OF_ENVIRONMENT]
+    words = {word for secret in found for word in (secret, unquote(secret))}
     return tuple(
         re.compile(rf"(?<!\w){re.escape(word)}(?!\w)") for word in sorted(words, key=lambda word: (-len(word), word))
     )

@@ -75,11 +75,18 @@ def test_everything_else_stays(text: str):
 
 def test_keys_with_such_a_name_hold_secrets():
     config = {
-        "password": "a", "db_password": 7, "apiKey": "a", "api-key": "a", "token": "a", "hf_token": "a", "PGPASSWORD": "a",
+        "password": "a", "db_password": 7, "apiKey": "a", "api-key": "a", "token": "a", "hf_token": "a",
+        "PGPASSWORD": "a",
         "aws": {"secret_access_key": "a", "access_key_id": "a"},
         "class_token": "a", "num_token": 3, "token_size": 4, "tokens": ["a"], "password_file": "a", "keep_secret": True,
         "client_secret": None, "auth_token": "${oc.env:A}",
     }  # fmt: skip
+    headers = {"Authorization": "Bearer abc", "Accept": "text/json"}
+    assert masked({"headers": headers})["headers"] == {"Authorization": "***", "Accept": "text/json"}
+    assert masked({"password": ["a", "b"], "secrets": {"mine": "a"}}) == {
+        "password": ["***", "***"],
+        "secrets": {"mine": "***"},
+    }
     shown = masked(config)
     hidden_keys = {key for key, value in shown.items() if value == "***"}
     assert hidden_keys == {"password", "db_password", "apiKey", "api-key", "token", "hf_token", "PGPASSWORD"}
@@ -128,7 +135,7 @@ def test_a_key_whose_secret_was_not_kept_is_named():
 
 
 def test_overrides_compose_to_what_the_config_says():
-    hidden({"tracker": {"uri": "http://me:it's, \"odd\" @host"}})
+    hidden({"tracker": {"uri": 'http://me:it\'s, "odd" @host'}})
     override = hidden_in_override("tracker.uri='http://me:it\\'s, \"odd\" @host'")
     assert OverridesParser.create().parse_override(override).value() == "http://me:***@host"
     assert hidden_in_override("tracker.uri=http://other") == "tracker.uri=http://other"
@@ -137,7 +144,7 @@ def test_overrides_compose_to_what_the_config_says():
 
 def test_a_server_takes_its_password_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     address = "http://me:***@host:5000/mlflow"
-    with pytest.raises(UserError, match="tracker.uri=.*MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
+    with pytest.raises(UserError, match=r"tracker\.uri=.*MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
         connectable(address, "tracker.uri")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from segkit.cli import evaluate, train
-from segkit.multirun import jobs, repeated, spread, summarise
+from segkit.multirun import _shared_words, jobs, repeated, spread, summarise
 from tests.conftest import TINY, Ended
 
 
@@ -107,3 +107,8 @@ def test_a_cross_validation_leaves_its_mean_and_spread_in_mlflow(call: Callable[
     # Each fold is recorded with the data of its own subset.
     digests = rows("select distinct value from tags where key = 'data.val.digest'")
     assert len(digests) == 2
+
+
+def test_the_run_of_mean_and_spread_has_the_words_that_all_runs_share():
+    names = ["lr=0.1 seed=0 fcn shapes", "lr=0.1 seed=1 fcn shapes"]
+    assert _shared_words(names) == "lr=0.1 fcn shapes"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import Container, DictConfig, OmegaConf, flag_override
 
 from segkit.credentials import hidden, hidden_in_override, masked
@@ -18,8 +20,8 @@ def mask_in_place(config: DictConfig) -> None:
 
 
 def _mask(config: Container, prefix: str) -> None:
-    keys = config.keys() if isinstance(config, DictConfig) else range(len(config))  # pyright: ignore
-    for name in list(keys):
+    keys: list[Any] = list(config.keys() if isinstance(config, DictConfig) else range(len(config)))  # pyright: ignore
+    for name in keys:
         key = f"{prefix}.{name}" if prefix else str(name)
         if key == "hydra.overrides" or OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name):
             continue

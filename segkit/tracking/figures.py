@@ -38,7 +38,7 @@ def confusion_figure(counts: NDArray[Any], names: Sequence[str], path: Path) -> 
     if shares.ndim == 2:
         _heat_map(shares, names, names, path, share_of="the true class's pixels")
     else:
-        cells = ("found", "missed", "invented", "rightly not")
+        cells = ("TP", "FN", "FP", "TN")
         shares = shares[:, [1, 1, 0, 0], [1, 0, 1, 0]]
         _heat_map(shares, names, cells, path, share_of="the pixels with the class, or without it")
 

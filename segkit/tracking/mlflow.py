@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segkit.contracts import RunInfo, UserError
-from segkit.credentials import MASK, connectable, hidden, masked
+from segkit.credentials import MASK, connectable, hidden, holds_secret, masked
 from segkit.tracking.courier import courier
 from segkit.tracking.run_folder import Destination, RunRecord, is_delivered, load_progress, load_record, save_record
 from segkit.tracking.store import sqlite_file
@@ -65,12 +65,13 @@ class MlflowTracker:
                 f"tracker.every_s={every_s} and tracker.timeout_s={timeout_s}: "
                 "allowed are seconds above 0 and seconds from 0 on"
             )
-        if artifact_location is not None and masked(artifact_location) != artifact_location:
+        if artifact_location is not None and (MASK in artifact_location or holds_secret(artifact_location)):
             raise UserError(
                 f"tracker.artifact_location={masked(artifact_location)}: MLflow would store the password; leave it "
                 "out and give it in the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
             )
-        uri, artifact_location = _resolved(hidden(uri), artifact_location)
+        uri, artifact_location = _resolved(uri, artifact_location)
+        uri = hidden(uri)
         connectable(uri, "tracker.uri")
         self._folder = Path(run_folder)
         self._destination = Destination(uri, experiment, artifact_location, log_checkpoint)
@@ -186,7 +187,7 @@ def _resolved(uri: str, artifact_location: str | None) -> tuple[str, str | None]
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in DATABASES + SERVERS:
         raise UserError(
-            f"tracker.uri={uri!r}: allowed are sqlite:///path/to/mlflow.db, http(s)://server:port, "
+            f"tracker.uri={masked(uri)!r}: allowed are sqlite:///path/to/mlflow.db, http(s)://server:port, "
             "databricks, postgresql://..., mysql://... and mssql://... (plain folders are gone in MLflow 3); "
             "tracker=none records nothing"
         )

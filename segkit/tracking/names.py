@@ -18,12 +18,17 @@ MAX_TAG_VALUE = 5000
 MAX_NAME = 100
 MAX_SHOWN_VALUE = 24
 SHOWN_GROUPS = ("model", "backbone", "loss", "dataset")
-NOT_SHOWN = re.compile(r"(name|resume|sweep|tracker|paths|trainer\.(progress|num_workers|num_threads|data_timeout_s))\b")
+VARIED = ("seed", "split", "optimizer", "scheduler", "loss", "model", "backbone", "transform")
+"""What runs of one project differ in most often."""
+
+NOT_SHOWN = re.compile(
+    r"(name|resume|sweep|tracker|paths|trainer\.(progress|num_workers|num_threads|data_timeout_s))\b"
+)
 """Overrides that change nothing of what a run computes."""
 
 
 def run_name(choices: Mapping[str, str], overrides: Iterable[str], keys: Iterable[str]) -> str:
-    """What was set on the command line, then model, backbone, loss and data set: `lr=0.01 seed=1 fcn resnet18 ...`.
+    """What was set on the command line, then model, backbone, loss and data set: `seed=1 lr=0.01 fcn resnet18 ...`.
 
     What runs differ in stands first, as lists of runs cut names off. The same overrides in another order give the
     same name. Of at most MAX_NAME characters: of a longer one, a digest stands for the rest.
@@ -34,13 +39,19 @@ def run_name(choices: Mapping[str, str], overrides: Iterable[str], keys: Iterabl
         keys: all dotted keys of the config, to tell how much of a key has to be shown.
     """
     known = list(keys)
-    shown = [_shown(override, known) for override in sorted(overrides, key=lambda text: text.lstrip("+~"))]
+    shown = [_shown(override, known) for override in sorted(overrides, key=_place)]
     options = [str(choices[group]) for group in SHOWN_GROUPS if choices.get(group)]
     name = " ".join([*(text for text in shown if text), *options])
     if len(name) <= MAX_NAME:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:6]
     return f"{name[: MAX_NAME - 8]}… {digest}"
+
+
+def _place(override: str) -> tuple[int, str]:
+    text = override.lstrip("+~")
+    group = re.split(r"[./@=]", text)[0]
+    return VARIED.index(group) if group in VARIED else len(VARIED), text
 
 
 def _shown(override: str, keys: Sequence[str]) -> str:
@@ -51,7 +62,7 @@ def _shown(override: str, keys: Sequence[str]) -> str:
     parts = key.split(".")
     for length in range(1, len(parts)):
         tail = ".".join(parts[-length:])
-        if sum(other == tail or other.endswith(f".{tail}") for other in keys) <= 1:
+        if sum(other == tail or other.endswith(f".{tail}") for other in keys) == 1:
             key = tail
             break
     return f"{key}={_shown_value(value)}" if value else key

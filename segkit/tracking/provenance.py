@@ -30,7 +30,8 @@ def git_state(folder: Path, diff_to: Path | None = None, *, max_diff_bytes: int 
     """Tags git.commit, git.branch and git.dirty of the checkout around `folder`; empty where there is none.
 
     `diff_to` receives what differs from the commit in tracked files, cut at `max_diff_bytes`, when something
-    does, without passwords in addresses. Untracked files make a checkout dirty too but stand in no diff: they may be data.
+    does; passwords in addresses are masked. Untracked files make a checkout dirty too but stand in no diff: they may
+    be data.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:

@@ -33,7 +33,7 @@ def test_each_pixel_one_class_or_each_class_for_itself() -> None:
 
 
 def test_scores_by_hand() -> None:
-    """Class 0: 2 found, 1 missed, 1 invented, 4 rightly not. Class 1: nowhere, and rightly so. 2: only invented."""
+    """Class 0: 2 TP, 1 FN, 1 FP, 4 TN. Class 1: 8 TN. Class 2: 2 FP, 6 TN."""
     counts = torch.tensor([[[4, 1], [1, 2]], [[8, 0], [0, 0]], [[6, 2], [0, 0]]])
     found = layer_scores(counts)
     assert found.iou == pytest.approx((2 / 4, math.nan, 0.0), nan_ok=True)

@@ -73,6 +73,25 @@ def test_the_run_is_visible_while_it_goes_on_and_ends_finished(run, store: str):
     assert train_steps(store, tracker.run_id) == [1, 2]
 
 
+def test_the_end_says_what_to_type_and_which_address_shows_the_runs(
+    run, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    tracker = track(run, "sqlite:///outputs/mlflow.db")
+    tracker.start(INFO)
+    run.train(1)
+    with caplog.at_level(logging.INFO):
+        tracker.finish("completed")
+    experiment = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db").get_experiment_by_name("segkit")
+    assert experiment is not None
+    assert caplog.messages == [
+        "compare runs: mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db",
+        f"open: http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning",
+    ]
+    assert max(map(len, caplog.messages)) <= 80
+
+
 def test_a_resume_in_the_folder_is_the_same_mlflow_run(run, store: str):
     first = track(run, store)
     first.start(INFO)
@@ -238,7 +257,7 @@ def test_a_courier_that_is_killed_is_replaced(run, store: str, caplog):
     run.train(2)
     tracker.finish("completed")
     assert train_steps(store, tracker.run_id) == [1, 2]
-    assert caplog.text == ""
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_process_that_is_killed_leaves_a_killed_run_and_nothing_else(run, store: str):

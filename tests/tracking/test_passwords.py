@@ -20,6 +20,7 @@ from segkit.cli import sync_mlflow
 from segkit.credentials import VARIABLE
 from segkit.errors import UserError
 from segkit.sweep.storage import open_storage
+from segkit.tracking.mlflow import MlflowTracker
 from segkit.tracking.store import connect
 from tests.conftest import REPOSITORY, TINY, run, summary
 from tests.tracking.conftest import FakeRun, MlflowServer
@@ -175,7 +176,9 @@ def test_what_waits_is_sent_with_a_password_from_the_environment_or_the_command_
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a wrong one")
     assert sync_mlflow.main(arguments) == 1
-    assert "401" in capsys.readouterr().out
+    said = re.sub(r"[\s│]+", "", capsys.readouterr().out)
+    assert "401" in said
+    assert "setMLFLOW_TRACKING_USERNAMEandMLFLOW_TRACKING_PASSWORD" in said
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     connect.cache_clear()
     assert sync_mlflow.main(arguments) == 0
@@ -194,3 +197,16 @@ def test_a_storage_that_cannot_be_opened_is_told_without_its_password(monkeypatc
     with pytest.raises(UserError, match=r"hydra.sweeper.storage=postgresql://me:\*\*\*@127.0.0.1:9/x") as told:
         open_storage("postgresql://me:storageX4@127.0.0.1:9/x")
     assert "storageX4" not in str(told.value)
+
+
+def test_what_cannot_work_or_would_be_stored_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(VARIABLE, "{}")
+    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    # As in a config that was written: best.yaml of a sweep, the params of another run.
+    with pytest.raises(UserError, match=r"tracker\.uri=http://me:\*\*\*@host: its password is not kept; set MLFLOW_"):
+        MlflowTracker(tmp_path, uri="http://me:***@host")
+    with pytest.raises(UserError, match=r"tracker\.artifact_location=ftp://me:\*\*\*@host/x: MLflow would store"):
+        MlflowTracker(tmp_path, uri="http://host", artifact_location="ftp://me:bucketX3@host/x")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "tokenX2tokenX2")
+    MlflowTracker(tmp_path, uri="http://me:***@host")
