@@ -101,7 +101,7 @@ def summarise(folder: Path) -> None:
 def jobs(folder: Path) -> list[Job]:
     """The jobs of a multirun, in the order in which they were started."""
     found: list[Job] = []
-    for file in folder.glob("*/.hydra/overrides.yaml"):
+    for file in folder.rglob(".hydra/overrides.yaml"):  # `hydra.sweep.subdir` may have them lie deeper
         job = file.parent.parent
         try:
             overrides = dict(
