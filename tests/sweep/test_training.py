@@ -77,8 +77,11 @@ def test_trials_and_sweep_are_flat_runs_that_compare_at_once(swept: Path):
     assert of_sweep.data.tags["sweep.role"] == "summary"
     assert of_sweep.data.metrics["sweep/best"] == pytest.approx(trials(swept)[0].value)
     assert f"runs/{runs['0'].info.run_id}" in of_sweep.data.tags["mlflow.note.content"]
-    files = {item.path for place in ("figures", "sweep") for item in client.list_artifacts(of_sweep.info.run_id, place)}
-    assert {"figures/history.png", "sweep/best.yaml", "sweep/trials.csv", "sweep/sweep.json"} <= files
+    conf = "sweep/conf/experiment"
+    files = {
+        item.path for place in ("figures", "sweep", conf) for item in client.list_artifacts(of_sweep.info.run_id, place)
+    }
+    assert {"figures/history.png", f"{conf}/best.yaml", "sweep/trials.csv", "sweep/sweep.json"} <= files
 
 
 def test_the_best_config_runs_from_anywhere_as_the_trial_was(swept: Path, tmp_path: Path):
