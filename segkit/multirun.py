@@ -80,13 +80,13 @@ def spread(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
     return result
 
 
-def summarise(folder: Path) -> None:
+def summarise(folder: Path, depth: int = 1) -> None:
     """Tell mean and spread of the repeats among the jobs of the multirun in `folder`, if there are any.
 
     In the terminal, in `summary.json` there, and in MLflow, if the jobs are recorded in it, as a run of its own
     beside theirs. Jobs that failed are named and left out.
     """
-    settings = [repeats for repeats in repeated(jobs(folder)).values() if len(repeats) > 1]
+    settings = [repeats for repeats in repeated(jobs(folder, depth)).values() if len(repeats) > 1]
     if not settings:
         return
     content = {"settings": [_as_json(repeats) for repeats in settings]}
@@ -98,10 +98,10 @@ def summarise(folder: Path) -> None:
     log.info("mean and spread of every score: %s", folder / "summary.json")
 
 
-def jobs(folder: Path) -> list[Job]:
-    """The jobs of a multirun, in the order in which they were started."""
+def jobs(folder: Path, depth: int = 1) -> list[Job]:
+    """The jobs of a multirun, in the order in which they were started: their folders lie `depth` below `folder`."""
     found: list[Job] = []
-    for file in folder.glob("*/.hydra/overrides.yaml"):
+    for file in folder.glob("/".join(["*"] * depth) + "/.hydra/overrides.yaml"):
         job = file.parent.parent
         try:
             overrides = dict(
@@ -110,7 +110,7 @@ def jobs(folder: Path) -> list[Job]:
         except (OSError, ValueError, yaml.YAMLError):
             continue
         found.append(Job(job, overrides, _read_summary(job / "summary.json")))
-    return sorted(found, key=lambda job: (len(job.folder.name), job.folder.name))
+    return sorted(found, key=lambda job: (len(str(job.folder)), str(job.folder)))
 
 
 def repeated(found: Sequence[Job]) -> dict[str, list[Job]]:

@@ -91,7 +91,7 @@ class RunOfSweep:
             for path in draw(study, self._folder / "figures"):
                 self._open.list_artifact(path, "figures")
             for path in files:
-                self._open.list_artifact(path, "sweep")
+                self._open.list_artifact(path, str("sweep" / path.parent.relative_to(self._folder)))
             self._open.write_summary({"status": status, "study": self._name})
             self._tracker.tag({"segkit.status": status, "mlflow.note.content": note(study, self._name)})
         except Exception:  # a figure is not worth a sweep

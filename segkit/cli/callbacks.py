@@ -56,13 +56,15 @@ class MeanAndSpread(Callback):
         # Trials of a search are no repeats of one another, and sweepers of their own know what to tell.
         if str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
             # Hydra calls on_multirun_end only if no run failed.
-            app.closing.callback(_summarise, Path(str(config.hydra.sweep.dir)))
+            sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+            depth = len(Path(str(sweep["subdir"])).parts)
+            app.closing.callback(_summarise, Path(str(config.hydra.sweep.dir)), depth)
 
 
-def _summarise(folder: Path) -> None:
+def _summarise(folder: Path, depth: int) -> None:
     from segkit.multirun import summarise
 
     try:
-        summarise(folder)
+        summarise(folder, depth)
     except Exception:  # the runs themselves are done and well kept
         log.warning("mean and spread could not be told", exc_info=True)

@@ -72,8 +72,8 @@ def without(config: TrialConfig, overrides: Sequence[str], base: DictConfig) -> 
 
 def write(
     conf: Path, name: str, config: TrialConfig, *, label: str, title: str, loader: ConfigLoader, master: DictConfig
-) -> Path:
-    """Write `conf`/experiment/`name`.yaml and the options it chooses, which are called `label`/...; its path.
+) -> list[Path]:
+    """Write `conf`/experiment/`name`.yaml and the options it chooses, which are called `label`/...; all files.
 
     `title` is for people; `master` is the composed config of the sweep.
     """
@@ -101,12 +101,11 @@ def write(
     defaults: list[Any] = ["_self_", *chosen]
     if blank:
         # Dicts are merged key by key: without this, keys that are new in today's primary config would join in.
-        _write(conf / "experiment" / label / "blank.yaml", "# @package _global_\n" + OmegaConf.to_yaml(blank))
+        files.add(conf / "experiment" / label / "blank.yaml", "# @package _global_\n" + OmegaConf.to_yaml(blank))
         defaults.insert(0, f"{label}/blank")
     head = f"# @package _global_\n# {' '.join(title.split())}\n"
-    path = conf / "experiment" / f"{name}.yaml"
-    _write(path, head + OmegaConf.to_yaml({"defaults": defaults, **rest}))
-    return path
+    files.add(conf / "experiment" / f"{name}.yaml", head + OmegaConf.to_yaml({"defaults": defaults, **rest}))
+    return files.written
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,15 @@ class _Options:
     conf: Path
     label: str
     rest: Container
-    _taken: set[Path] = field(default_factory=set)
+    written: list[Path] = field(default_factory=list)
+
+    def add(self, path: Path, text: str) -> None:
+        """Write a file in one piece: another process of the same sweep may be reading it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+        self.written.append(path)
 
     def write(self, group: Group) -> str | None:
         """Write the option of a group, and those within; its name, None where the config holds nothing there."""
@@ -147,16 +154,14 @@ class _Options:
         path = self._path(group)
         # `_self_` first: it says `null` where a group has no option, which must not undo one chosen later.
         content = {"defaults": ["_self_", *inside], **node} if inside else node
-        _write(path, OmegaConf.to_yaml(content))
+        self.add(path, OmegaConf.to_yaml(content))
         return f"{self.label}/{path.stem}"
 
     def _path(self, group: Group) -> Path:
         option = re.sub(r"[^\w.-]+", "_", str(group.option).rpartition("/")[2])
         folder = self.conf / group.group / self.label
         names = (option, *(f"{option}_{number}" for number in range(2, 1000)))
-        path = next(path for name in names if (path := folder / f"{name}.yaml") not in self._taken)
-        self._taken.add(path)
-        return path
+        return next(path for name in names if (path := folder / f"{name}.yaml") not in self.written)
 
 
 def _groups(loader: ConfigLoader, config_name: str | None, overrides: Sequence[str]) -> list[Group]:
@@ -197,11 +202,3 @@ def _container(config: Any) -> Container:
     values = OmegaConf.to_container(config, resolve=False)
     assert isinstance(values, dict)
     return {key: value for key, value in values.items() if key != "hydra"}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file in one piece: another process of the same sweep may be reading it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)

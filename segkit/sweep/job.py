@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +25,7 @@ from optuna.trial import TrialState
 from segkit.credentials import masked
 from segkit.errors import Interrupted, Pruned, RunFailure, UserError
 from segkit.sweep.claims import Heartbeat
-from segkit.sweep.settings import SweepSettings, read
+from segkit.sweep.settings import SweepSettings, read, stored
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep
 from segkit.trials import running
 
@@ -81,7 +82,7 @@ class TrialTask:
 
     def __call__(self, config: DictConfig) -> Outcome:
         hydra_config = HydraConfig.get()
-        settings = read(hydra_config)
+        settings = stored(read(hydra_config), Path(str(hydra_config.sweep.dir)))
         number, ticket = int(hydra_config.job.num), settings.ticket
         assert ticket is not None, "the sweep sends every job a ticket"
         # Of 200 trials, the terminal shows what goes wrong; everything is in each one's own log.

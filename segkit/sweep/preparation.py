@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 from hydra.core.config_loader import ConfigLoader
@@ -150,12 +151,16 @@ class Folders:
     def __init__(self, sweep: Sweep, folder: Path, config: DictConfig, loader: ConfigLoader) -> None:
         self._sweep, self._folder, self._config, self._loader = sweep, folder, config, loader
         self._given: dict[str, int] = {}
+        asked: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        self._is_number = asked["subdir"] == "${hydra.job.num}"
 
     def subdir(self, number: int, overrides: Sequence[str]) -> str:
         """The folder that trial `number` has already, else one for a trial of these overrides; folds lie below it."""
         own = self._own(self._sweep.trial(number))
         if own is not None and own.is_relative_to(self._folder):
             return str(own.relative_to(self._folder))
+        if self._is_number:
+            return str(number)
         found = subdir_of(number, self._loader.load_sweep_config(self._config, list(overrides)))
         others = {self._own(trial) for trial in self._sweep.trials() if trial.number != number}
         if self._folder / found in others or self._given.get(found, number) != number:

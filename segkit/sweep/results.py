@@ -46,19 +46,18 @@ def write_results(
     if best is not None:
         shown = {"number": best.number, "values": best.values, "params": space.values(best.params)}
         summary["best"] = shown | visible_attributes(best)
-        experiment = _write_best(sweep, best, folder, loader, config)
-        files += [experiment] if experiment is not None else []
+        files += _write_best(sweep, best, folder, loader, config)
     files[1].write_text(json.dumps(summary, indent=2, default=str) + "\n", encoding="utf-8")
     return files
 
 
-def _write_best(sweep: Sweep, best: FrozenTrial, folder: Path, loader: ConfigLoader, config: DictConfig) -> Path | None:
-    """The experiment file of the best trial; None where what Hydra left of its config is not to be had."""
+def _write_best(sweep: Sweep, best: FrozenTrial, folder: Path, loader: ConfigLoader, config: DictConfig) -> list[Path]:
+    """The files that make the best trial's config an experiment; none where its config is not to be had."""
     place = folder / "conf" / "experiment" / "best.yaml"
     trial = best_config.read(Path(str(best.user_attrs.get(FOLDER))), config.hydra.output_subdir)
     if trial is None:
         place.unlink(missing_ok=True)  # of an earlier best trial
-        return None
+        return []
     return best_config.write(
         folder / "conf",
         "best",

@@ -34,6 +34,7 @@ from segkit.sweep.values import as_text
 SPACE, CONFIG, OPTIONS = "space", "config", "options"
 """User attributes of a study: what is searched, the config that trials share, and what each searched option adds."""
 
+MAY_CHANGE = "hydra.sweeper.may_change"
 COUNTING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 SHOWN = 4
 ABSENT = "(absent)"
@@ -76,6 +77,7 @@ def shared_config(
                 continue  # not with the first options of the other groups; a trial that draws it may fail
             options[f"{group}={option}"] = _difference(base, found)
     base |= {f"hydra.sweeper.{name}": _kept(getattr(settings, name)) for name in ("objectives", "folds", "fold_key")}
+    base[MAY_CHANGE] = list(settings.may_change)
     base["hydra.sweeper.custom_search_space"] = settings.custom_search_space
     return base, options
 
@@ -91,10 +93,10 @@ def check(study: optuna.Study, space: Space, base: Values, options: Mapping[str,
     before = kept.get(SPACE, now)
     changes = _space_changes(before, now) if states else []
     if states & set(COUNTING) and CONFIG in kept:
-        searched = {bare_key(key) for key in {*before, *now}}
-        changes += _changes(kept[CONFIG], base, searched)
+        free = {*base[MAY_CHANGE], *kept[CONFIG][MAY_CHANGE], MAY_CHANGE}
+        changes += _changes(kept[CONFIG], base, free | {bare_key(key) for key in {*before, *now}})
         for option, values in kept.get(OPTIONS, {}).items():
-            changes += [f"with {option}, {change}" for change in _changes(values, options.get(option, values), set())]
+            changes += [f"with {option}, {change}" for change in _changes(values, options.get(option, values), free)]
     if changes:
         more = [f"and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
         raise UserError(
@@ -149,14 +151,14 @@ def _difference(base: Values, values: Values) -> Values:
     }
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any], searched: set[str]) -> list[str]:
-    """What differs, in words: a group where another option of it was chosen, else the keys one by one."""
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], free: set[str]) -> list[str]:
+    """What differs, but for `free` keys: a group where another option of it was chosen, else the keys one by one."""
     names = [key for key in sorted({*before, *now}) if before.get(key, ABSENT) != now.get(key, ABSENT)]
     groups = [name.removeprefix(GROUP) for name in names if name.startswith(GROUP)]
     packages = {group: group.partition("@")[2] or group.replace("/", ".") for group in groups}
     found: dict[str, str] = {}
     for key in names:
-        if key.startswith(GROUP) or _is_below(key, searched):
+        if key.startswith(GROUP) or _is_below(key, free):
             continue
         # The longest package is that of the innermost group.
         within = [group for group in groups if _is_below(key, {packages[group]})]

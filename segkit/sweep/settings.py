@@ -20,7 +20,7 @@ class SweepSettings(Settings):
     """See conf/hydra/sweeper/segkit.yaml, which says what each key means."""
 
     study_name: str | None
-    storage: str
+    storage: str | None
     direction: tuple[Literal["maximize", "minimize"], ...]
     objectives: tuple[str, ...] | None
     n_trials: Positive | None
@@ -79,7 +79,16 @@ def read(hydra_config: Any) -> SweepSettings:
     except UserError as error:
         lines = [f"hydra.sweeper.{line.removeprefix(': ')}" for line in str(error).splitlines()]
         raise type(error)("\n".join(lines)) from None
+    if settings.storage is None:
+        return settings
     return settings.model_copy(update={"storage": absolute(settings.storage, Path(hydra_config.runtime.cwd))})
+
+
+def stored(settings: SweepSettings, folder: Path) -> SweepSettings:
+    """The settings with a storage: without one, the study is kept in the sweep's own `folder`."""
+    if settings.storage is not None:
+        return settings
+    return settings.model_copy(update={"storage": f"sqlite:///{folder.absolute() / 'study.db'}"})
 
 
 def absolute(storage: str, folder: Path) -> str:

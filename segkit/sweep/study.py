@@ -88,18 +88,20 @@ def open_sweep(settings: SweepSettings, *, for_jobs: bool) -> Sweep:
 
     `for_jobs` opens it for the process that runs a trial: nothing is sampled there, so the sampler is a cheap one.
     """
-    assert settings.study_name is not None
+    name, url = settings.study_name, settings.storage
+    assert name is not None
+    assert url is not None
     quieten()
-    storage = open_storage(settings.storage)
+    storage = open_storage(url)
     sampler: BaseSampler = RandomSampler() if for_jobs else make_sampler(settings)
 
     def lock() -> contextlib.AbstractContextManager[None]:
-        return study_lock(storage, settings.storage, settings.study_name or "")
+        return study_lock(storage, url, name)
 
     with lock():  # PostgreSQL and MySQL would let two processes make the same study, and one of them fail
         study = optuna.create_study(
             storage=storage,
-            study_name=settings.study_name,
+            study_name=name,
             sampler=sampler,
             pruner=make_pruner(settings),
             directions=list(settings.direction),
@@ -108,11 +110,11 @@ def open_sweep(settings: SweepSettings, *, for_jobs: bool) -> Sweep:
     found = tuple(direction.name.lower() for direction in study.directions)
     if found != settings.direction:
         raise UserError(
-            f"hydra.sweeper.direction={list(settings.direction)}: the study {settings.study_name} has "
+            f"hydra.sweeper.direction={list(settings.direction)}: the study {name} has "
             f"{list(found)}; give this sweep a study of its own with hydra.sweeper.study_name=..."
         )
     claims = Claims(study, lock, grace_s=settings.grace_s)
-    return Sweep(settings, settings.study_name, storage, study, claims)
+    return Sweep(settings, name, storage, study, claims)
 
 
 def make_sampler(settings: SweepSettings) -> BaseSampler:

@@ -39,7 +39,7 @@ from segkit.sweep.preparation import (
     take_folder,
 )
 from segkit.sweep.results import write_results
-from segkit.sweep.settings import read
+from segkit.sweep.settings import read, stored
 from segkit.sweep.slots import Slots, make_slots, quiet_launchers
 from segkit.sweep.space import Space, read_space
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep, quieten
@@ -67,6 +67,7 @@ def sweep(config: DictConfig, context: HydraContext, task: TaskFunction, argumen
     space = read_space(arguments, settings.params, settings.custom_search_space, context.config_loader)
     settings = named(settings, config, space)
     folder = take_folder(config, settings)
+    settings = stored(settings, folder)
     loader = context.config_loader
     check_space(config, context, space)
     unedited = same_config.stamp(loader, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -32,9 +33,16 @@ def test_a_sweep_runs_its_trials_and_leaves_the_best_config(sweeps: Sweeps):
     summary = json.loads((left / "sweep.json").read_text())
     assert summary["best"]["number"] == best.number
     assert summary["trials"]["COMPLETE"] == 4
-    assert yaml.safe_load((left / "conf/experiment/best.yaml").read_text()) == {"y": 3, "x": best.params["x"]}
+    config = yaml.safe_load((left / str(best.number) / ".hydra/config.yaml").read_text())
+    body = yaml.safe_load((left / "conf/experiment/best.yaml").read_text())
+    assert {key: value for key, value in body.items() if key != "defaults"} == config
     results = yaml.safe_load((left / "optimization_results.yaml").read_text())
-    assert results["best_evaluated_value"] == best.value
+    assert results == {
+        "name": "optuna",
+        "best_params": best.params,
+        "best_value": best.value,
+        "trial": best.number,
+    }
     assert "4 completed" in ended.stdout
     assert len((left / "trials.csv").read_text().splitlines()) == 5
 
@@ -141,7 +149,81 @@ def test_too_many_failures_end_the_sweep_with_1(sweeps: Sweeps):
     ended = sweeps.run(SEARCH, "behaviour=raise", "hydra.sweeper.max_failures=2", "hydra.sweeper.n_trials=20")
     assert ended.returncode == 1
     assert sweeps.states() == {FAIL: 3}
-    assert "Traceback" not in ended.stderr.split("trial")[0]
+    assert ended.stderr.startswith("error: sweep s: 3 of 3 trials failed, trial 0 first; its log: ")
+    log = Path(ended.stderr.splitlines()[0].rpartition(": ")[2])
+    assert "this went wrong" in log.read_text()
+    assert ended.stderr.splitlines()[1:] == ["RuntimeError: this went wrong"]
+
+
+def test_the_same_mistake_of_the_users_ends_the_sweep_early_and_can_be_mended_in_the_same_study(sweeps: Sweeps):
+    ended = sweeps.run(SEARCH, "behaviour=mistake", "hydra.sweeper.n_trials=20")
+    assert ended.returncode == 2
+    assert sweeps.states() == {FAIL: 3}
+    assert ended.stderr.splitlines()[0] == "error: data.root: no such folder"
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert sweeps.run(SEARCH, "hydra.sweeper.n_trials=4").returncode == 0
+    assert sweeps.states() == {FAIL: 3, COMPLETE: 1}
+
+
+def test_choices_of_any_kind_reach_the_trials_and_the_records(sweeps: Sweeps):
+    choices = "any=choice(null,1,true,1.0,'true','p,q','it\\'s',' =ü{} ',[1,'a b'])"
+    arguments = ["hydra/sweeper/sampler=grid", choices, "hydra.sweeper.n_trials=null"]
+    assert sweeps.run(*arguments).returncode == 0
+    again = sweeps.run(*arguments)
+    assert again.returncode == 0, again.stderr
+    values = [None, 1, True, 1.0, "true", "p,q", "it's", " =ü{} ", [1, "a b"]]
+    found = [note["any"] for note in sweeps.notes("begins")]
+    assert [(type(value), value) for value in found] == [(type(value), value) for value in values]
+    with (sweeps.folder / "trials" / "trials.csv").open(encoding="utf-8") as file:
+        cells = [row["any"] for row in csv.DictReader(file)]
+    assert cells == ["null", "1", "true", "1.0", "'true'", "p,q", "it's", " =ü{} ", "'[1,'a b']'"]
+
+
+def test_folders_are_named_as_asked_for_and_never_shared(sweeps: Sweeps):
+    name = "hydra.sweep.subdir=y${y}/${hydra.job.override_dirname}"
+    grid = ["hydra/sweeper/sampler=grid", "y=1,2", "hydra.sweeper.n_trials=null"]
+    assert sweeps.run(*grid, name).returncode == 0
+    folders = [Path(trial.user_attrs["folder"]).relative_to(sweeps.folder / "trials") for trial in sweeps.trials()]
+    assert folders == [Path("y1/y=1"), Path("y2/y=2")]
+    assert sweeps.run(*grid, "hydra.sweep.subdir=one", "hydra.sweeper.study_name=t").returncode == 0
+    assert [Path(trial.user_attrs["folder"]).name for trial in sweeps.trials("t")] == ["one", "one_1"]
+
+
+def test_a_config_that_has_changed_asks_for_another_study(sweeps: Sweeps):
+    own = sweeps.folder / "own" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\ny: 1\n")
+    command = ["--config-dir", str(own.parent), SEARCH, "experiment=mine"]
+    assert sweeps.run(*command, "hydra.sweeper.n_trials=1").returncode == 0
+    more = sweeps.run(*command, "hydra.sweeper.n_trials=2", "hydra.sweeper.may_change=[seconds]", "seconds=0.1")
+    assert more.returncode == 0, more.stderr
+    (own / "mine.yaml").write_text("# @package _global_\ny: 2\n")
+    refused = sweeps.run(*command, "x=interval(0,2)", "fold=1", "any=1,2", "hydra.sweeper.n_trials=3")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[1:] == [
+        "  any: not searched then, 1 | 2 now",
+        "  x: 0 .. 1 then, 0 .. 2 now",
+        "  fold: 0 then, 1 now",
+        "  y: 1 then, 2 now",
+        "Give this sweep a study of its own: hydra.sweeper.study_name=s-2",
+    ]
+    assert len(sweeps.trials()) == 2
+
+
+def test_a_file_that_is_edited_while_the_sweep_runs_ends_it(sweeps: Sweeps):
+    own = sweeps.folder / "own" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\ny: 1\n")
+    command = ["--config-dir", str(own.parent), SEARCH, "experiment=mine", "seconds=2", "hydra.sweeper.n_trials=3"]
+    process = sweeps.start(*command)
+    sweeps.wait_for(lambda: len(sweeps.notes("begins")) == 1, process)
+    (own / "mine.yaml").write_text("# @package _global_\ny: 2  # another\n")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "  y: 1 then, 2 now" in err
+    assert sweeps.states() == {COMPLETE: 1}
+    (own / "mine.yaml").write_text("# @package _global_\ny: 1  # put back\n")
+    assert sweeps.run(*command, "hydra.sweeper.n_trials=2").returncode == 0
 
 
 def test_a_process_that_is_killed_has_its_trial_run_again(sweeps: Sweeps):
@@ -305,6 +387,24 @@ def test_a_custom_space_has_conditions(sweeps: Sweeps):
     assert ended.returncode == 0, ended.stderr
     for trial in sweeps.trials():
         assert set(trial.params) == ({"behaviour", "y"} if trial.params["behaviour"] == "other" else {"behaviour"})
+
+
+def test_a_custom_space_that_sets_a_fixed_key_or_fails_is_refused(sweeps: Sweeps):
+    (sweeps.folder / "space.py").write_text(
+        "def configure(config, trial):\n"
+        "    if trial.suggest_categorical('behaviour', ['value', 'other']) == 'other':\n"
+        "        trial.suggest_float('y', 0, 1)\n"
+        "def broken(config, trial):\n"
+        "    trial.suggest_flot('y', 0, 1)\n"
+    )
+    ended = sweeps.run("hydra.sweeper.custom_search_space=space.configure", "y=3")
+    assert ended.returncode == 2
+    assert "y: fixed by y=3, and searched by hydra.sweeper.custom_search_space=space.configure" in ended.stderr
+    ended = sweeps.run("hydra.sweeper.custom_search_space=space.broken")
+    assert ended.returncode == 2
+    assert "space.broken: AttributeError" in ended.stderr
+    assert "space.py, line 5" in ended.stderr
+    assert not sweeps.notes()
 
 
 @pytest.mark.parametrize(

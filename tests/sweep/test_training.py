@@ -77,19 +77,24 @@ def test_trials_and_sweep_are_flat_runs_that_compare_at_once(swept: Path):
     assert of_sweep.data.tags["sweep.role"] == "summary"
     assert of_sweep.data.metrics["sweep/best"] == pytest.approx(trials(swept)[0].value)
     assert f"runs/{runs['0'].info.run_id}" in of_sweep.data.tags["mlflow.note.content"]
-    files = {item.path for place in ("figures", "sweep") for item in client.list_artifacts(of_sweep.info.run_id, place)}
-    assert {"figures/history.png", "sweep/best.yaml", "sweep/trials.csv", "sweep/sweep.json"} <= files
+    conf = "sweep/conf/experiment"
+    files = {
+        item.path for place in ("figures", "sweep", conf) for item in client.list_artifacts(of_sweep.info.run_id, place)
+    }
+    assert {"figures/history.png", f"{conf}/best.yaml", "sweep/trials.csv", "sweep/sweep.json"} <= files
 
 
-def test_the_best_config_is_an_experiment(swept: Path):
-    conf = swept / "outputs" / "sweeps" / "s" / "conf"
-    done = run("--config-dir", str(conf), "experiment=best", "--cfg", "job", cwd=swept)
+def test_the_best_config_runs_from_anywhere_as_the_trial_was(swept: Path, tmp_path: Path):
+    line = ["--config-dir", str(swept / "outputs" / "sweeps" / "s" / "conf"), "experiment=best"]
+    done = run(*line, "--cfg", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    config = yaml.safe_load(done.stdout)
-    assert config["trainer"]["max_epochs"] == 1
-    assert config["model"]["head"]["channels"] == 16
-    assert config["loss"]["_target_"].endswith("CrossEntropyLoss")
-    assert config["dataset"]["num_train"] == 24
+    best = min(trials(swept), key=lambda trial: trial.state is not TrialState.COMPLETE)
+    assert yaml.safe_load(done.stdout) == yaml.safe_load(
+        (Path(best.user_attrs["folder"]) / ".hydra" / "config.yaml").read_text()
+    )
+    trained = run(*line, "trainer.max_steps=1", "tracker=none", "hydra.run.dir=again", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "fcn timm ce shapes" in (tmp_path / "again" / "train.log").read_text()
 
 
 def test_a_killed_trial_goes_on_bit_for_bit_where_it_stopped(tmp_path: Path):

@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(REPOSITORY))
 
 from segkit.cli import app  # noqa: E402
+from segkit.errors import UserError  # noqa: E402
 from segkit.trials import current_trial  # noqa: E402
 
 
@@ -26,6 +27,8 @@ def task(config: DictConfig) -> object:
     match config.behaviour:
         case "raise":
             raise RuntimeError("this went wrong")
+        case "mistake":
+            raise UserError("data.root: no such folder")
         case "memory":
             raise MemoryError("no memory left")
         case "not_a_number":
@@ -54,6 +57,7 @@ def task(config: DictConfig) -> object:
 
 def note(config: DictConfig, what: str, folder: Path) -> None:
     line = {"what": what, "folder": folder.name, "x": config.x, "time": time.time(), "pid": os.getpid()}
+    line["any"] = OmegaConf.to_container(config)["any"]  # type: ignore[call-overload, index]
     with Path(config.notes).open("a") as file:
         file.write(json.dumps(line) + "\n")
 
