@@ -109,8 +109,11 @@ def check_config(earlier: Earlier, values: dict[str, Any]) -> list[Change]:
     keys = {change.key for change in changed}
     # The model's node repeats the backbone.
     changed = [c for c in changed if not (c.key.startswith("model.") and c.key.removeprefix("model.") in keys)]
-    if refused := [change for change in changed if change.rule.effect in (Effect.REFUSED, Effect.PRODUCT)]:
-        lines = [f"  {change} ({change.rule.why})" for change in refused]
+    lines = [f"  {c} ({c.rule.why})" for c in changed if c.rule.effect in (Effect.REFUSED, Effect.PRODUCT)]
+    monitor = str(values["trainer"]["checkpoint"]["monitor"])
+    monitored = tuple(f"{part}{monitor.partition('/')[0]}." for part in ("", "metrics."))
+    lines += [f"  {c} (best.pt is chosen by {monitor})" for c in changed if c.key.startswith(monitored)]
+    if lines:
         raise UserError(
             f"resume: {earlier.path} is of another config, and a run cannot go on with other values of\n"
             f"{_listed(lines)}\n"

@@ -163,6 +163,13 @@ def test_another_loss_takes_effect(six_steps: Path, resumed: Resumed, caplog: py
     assert "loss.dice_weight=0.0, was 1.0: takes effect from step 7 on" in caplog.text
 
 
+def test_the_loss_that_chooses_the_best_checkpoint_cannot_change(resumed: Resumed, tmp_path: Path):
+    by_loss = ["trainer.checkpoint.monitor=loss", "trainer.checkpoint.mode=min"]
+    run = stopped_after(tmp_path / "run", 1, *by_loss)
+    with pytest.raises(UserError, match=r"loss\.dice_weight=0\.0, was 1\.0 \(best\.pt is chosen by loss\)"):
+        resumed(run, *by_loss, "loss.dice_weight=0.0")
+
+
 def test_an_average_that_was_not_kept_starts_from_the_weights_as_they_are(six_steps: Path, resumed: Resumed):
     trainer = resumed(six_steps, "trainer.ema.decay=0.9")
     weights = trainer.learning.model.state_dict()

@@ -124,7 +124,7 @@ RULES = (
     _rule(
         Effect.REFUSED,
         "trainer.checkpoint.monitor trainer.checkpoint.mode",
-        "best.pt and the best score are chosen by it",
+        "best.pt and the best score are chosen by it; where it names the loss or one of `metrics`, that is refused too",
     ),
 )
 """Every key of the config falls under the one rule that has the longest pattern for it."""
