@@ -34,10 +34,6 @@ class Earlier:
     content: checkpoint.Content
     config: Mapping[str, Any]
 
-    @property
-    def step(self) -> int:
-        return int(self.content["state"]["step"])
-
 
 def find(resume: str | None, folder: RunFolder) -> Earlier | None:
     """The checkpoint that `resume` means; None for a run that starts.
@@ -113,8 +109,11 @@ def check_config(earlier: Earlier, values: dict[str, Any]) -> list[Change]:
     keys = {change.key for change in changed}
     # The model's node repeats the backbone.
     changed = [c for c in changed if not (c.key.startswith("model.") and c.key.removeprefix("model.") in keys)]
-    if refused := [change for change in changed if change.rule.effect in (Effect.REFUSED, Effect.PRODUCT)]:
-        lines = [f"  {change} ({change.rule.why})" for change in refused]
+    lines = [f"  {c} ({c.rule.why})" for c in changed if c.rule.effect in (Effect.REFUSED, Effect.PRODUCT)]
+    monitor = str(values["trainer"]["checkpoint"]["monitor"])
+    monitored = tuple(f"{part}{monitor.partition('/')[0]}." for part in ("", "metrics."))
+    lines += [f"  {c} (best.pt is chosen by {monitor})" for c in changed if c.key.startswith(monitored)]
+    if lines:
         raise UserError(
             f"resume: {earlier.path} is of another config, and a run cannot go on with other values of\n"
             f"{_listed(lines)}\n"
@@ -203,8 +202,8 @@ def go_on(trainer: Trainer, earlier: Earlier, changed: Sequence[Change]) -> str 
 
     Raises UserError when the checkpoint is of another model or optimizer.
     """
-    anew = any(change.key.startswith(("optimizer.", "scheduler.")) for change in changed)
-    trainer.resume(dict(earlier.content), hyperparameters_changed=anew)
+    keys = [change.key for change in changed if change.key.startswith(("optimizer.", "scheduler."))]
+    trainer.resume(dict(earlier.content), {"lr", *(key.rpartition(".")[2] for key in keys)} if keys else ())
     log.info("resumed from %s at step %d", earlier.path, trainer.state.step)
     for change in changed:
         if change.rule.effect is Effect.TAKEN:

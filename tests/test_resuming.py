@@ -127,6 +127,24 @@ def test_with_a_plateau_the_reductions_of_before_stay(resumed: Resumed, tmp_path
     assert [group["lr"] for group in faster.learning.optimizer.param_groups] == [pytest.approx(2 * b) for b in before]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "rate"),
+    [("constant", 0.1), ("plateau", 0.1), ("torch", 0.1 * 0.95), ("step scheduler.every_epochs=0.5", 1e-4)],
+)
+def test_another_schedule_than_poly_takes_effect(six_steps: Path, resumed: Resumed, schedule: str, rate: float):
+    trainer = resumed(six_steps, *f"scheduler={schedule}".split())
+    assert [group["lr"] for group in trainer.learning.optimizer.param_groups] == [pytest.approx(rate)] * 4
+
+
+def test_what_an_optimizer_counts_in_its_groups_goes_on(resumed: Resumed, tmp_path: Path):
+    """LAMB of timm keeps its number of steps there, for the correction of its moments."""
+    lamb = ["optimizer=timm", "optimizer.optimizer.opt=lamb"]
+    run = stopped_after(tmp_path / "run", 3, *lamb)
+    trainer = resumed(run, *lamb, "optimizer.weight_decay=0.5")
+    assert {int(group["step"]) for group in trainer.learning.optimizer.param_groups} == {3}
+    assert {group["weight_decay"] for group in trainer.learning.optimizer.param_groups} == {0.5, 0.0}
+
+
 def test_numbers_of_the_optimizer_take_effect_and_its_moments_stay(six_steps: Path, resumed: Resumed):
     trainer = resumed(six_steps, "optimizer.weight_decay=0.3", "optimizer.optimizer.momentum=0.5")
     groups = trainer.learning.optimizer.param_groups
@@ -143,6 +161,13 @@ def test_another_loss_takes_effect(six_steps: Path, resumed: Resumed, caplog: py
         trainer = resumed(six_steps, "loss.dice_weight=0.0")
     assert trainer.learning.loss.dice_weight == 0.0  # pyright: ignore[reportAttributeAccessIssue]
     assert "loss.dice_weight=0.0, was 1.0: takes effect from step 7 on" in caplog.text
+
+
+def test_the_loss_that_chooses_the_best_checkpoint_cannot_change(resumed: Resumed, tmp_path: Path):
+    by_loss = ["trainer.checkpoint.monitor=loss", "trainer.checkpoint.mode=min"]
+    run = stopped_after(tmp_path / "run", 1, *by_loss)
+    with pytest.raises(UserError, match=r"loss\.dice_weight=0\.0, was 1\.0 \(best\.pt is chosen by loss\)"):
+        resumed(run, *by_loss, "loss.dice_weight=0.0")
 
 
 def test_an_average_that_was_not_kept_starts_from_the_weights_as_they_are(six_steps: Path, resumed: Resumed):
@@ -274,7 +299,7 @@ def test_a_last_state_that_found_no_room_is_no_success(tmp_path: Path, monkeypat
         return save(content, **keys)
 
     monkeypatch.setattr(trainer.recording.keeper, "save", full_at_the_end)
-    with pytest.raises(RunFailure, match=r"that of step 12, found no room on the disk: last\.pt is of step 8"):
+    with pytest.raises(RunFailure, match=r"that of step 12, could not be saved: last\.pt is of step 8"):
         trainer.fit()
     finish(trainer)
 

@@ -26,7 +26,7 @@ class Effect(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """What a change of the keys that match one of `keys` does, and why. `a.*` is every key below `a`."""
+    """What a change of the keys that match one of `keys` does, and why. `a.*` is `a` and all below it."""
 
     keys: tuple[str, ...]
     effect: Effect
@@ -81,7 +81,7 @@ RULES = (
         "the learning rate is what a run with this schedule from its start would have at this step; reductions that "
         "scheduler=plateau has made stay made",
     ),
-    _rule(Effect.TAKEN, "loss.* computed.*", "the loss has no state; scores named loss are of the new one"),
+    _rule(Effect.TAKEN, "loss.*", "the loss has no state; scores named loss are of the new one"),
     _rule(
         Effect.TAKEN,
         "transform.* dataset.crop_size dataset.on_error",
@@ -124,7 +124,7 @@ RULES = (
     _rule(
         Effect.REFUSED,
         "trainer.checkpoint.monitor trainer.checkpoint.mode",
-        "best.pt and the best score are chosen by it",
+        "best.pt and the best score are chosen by it; where it names the loss or one of `metrics`, that is refused too",
     ),
 )
 """Every key of the config falls under the one rule that has the longest pattern for it."""
@@ -137,7 +137,7 @@ def rule_of(key: str) -> Rule | None:
     if key in _BY_PATTERN:
         return _BY_PATTERN[key]
     parts = key.replace("[", ".[").split(".")
-    wildcards = (".".join([*parts[:length], "*"]) for length in range(len(parts) - 1, 0, -1))
+    wildcards = (".".join([*parts[:length], "*"]) for length in range(len(parts), 0, -1))
     return next((_BY_PATTERN[pattern] for pattern in wildcards if pattern in _BY_PATTERN), None)
 
 
