@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from segkit import mean_and_std
 from segkit.config.schema import RootSettings, checked
 from segkit.contracts import Batch, SampleSource
 from segkit.data.augmentation import augmented
 from segkit.engine import heap, memory
-from segkit.engine.checkpoint import newest, read
-from segkit.engine.run_folder import RunFolder
 from segkit.errors import RunFailure, UserError
 
 log = logging.getLogger(__name__)
@@ -38,32 +37,13 @@ FIRST_SIZES = (2, 4, 8)
 LARGEST = 4096
 
 
-def settled(
-    values: dict[str, Any], settings: RootSettings, source: SampleSource, transform: Any, folder: RunFolder
-) -> RootSettings:
-    """The settings with the largest batch size that fits, or, on a resume, with that of the checkpoint.
+def settled(values: dict[str, Any], settings: RootSettings, source: SampleSource, transform: Any) -> RootSettings:
+    """The settings with the largest batch size that fits. `values` is changed with them.
 
-    `values` is changed with them. Raises RunFailure if not even one image fits.
+    Raises RunFailure if not even one image fits.
     """
-    earlier = _of_checkpoint(settings, folder)
-    if earlier is not None:
-        batch_size = earlier
-        log.info("trainer.autobatch: trainer.batch_size=%d, as the run had it before", batch_size)
-    else:
-        batch_size = _found(values, settings, source, transform)
-    values["trainer"]["batch_size"] = batch_size
+    values["trainer"]["batch_size"] = _found(values, settings, source, transform)
     return checked(RootSettings, values)
-
-
-def _of_checkpoint(settings: RootSettings, folder: RunFolder) -> int | None:
-    """Other batches would be another run: one that goes on keeps its size."""
-    if settings.resume is None:
-        return None
-    path = folder.path if settings.resume == "auto" else Path(settings.resume)
-    if path.is_file():
-        return int(read(path)["position"]["trainer.batch_size"])
-    found = newest(path / "checkpoints") if (path / "checkpoints").is_dir() else None
-    return None if found is None else int(found[1]["position"]["trainer.batch_size"])
 
 
 @dataclass(frozen=True)
@@ -153,7 +133,8 @@ class _Probe:
     """
 
     def __init__(self, values: dict[str, Any], drawn: dict[str, Any]):
-        self._question = {"values": values, "drawn": drawn}
+        # JSON would make text of keys that are numbers.
+        self._question = {"values": yaml.safe_dump(values), "drawn": drawn}
         self._start()
 
     def _start(self) -> None:
@@ -211,7 +192,7 @@ def probe() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process too
     question = json.loads(sys.stdin.readline())
-    values, drawn = question["values"], question["drawn"]
+    values, drawn = yaml.safe_load(question["values"]), question["drawn"]
     values["trainer"]["compile"] = False
     options = checked(RootSettings, values).trainer
     if options.num_threads is not None:

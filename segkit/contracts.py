@@ -243,6 +243,13 @@ class Schedule(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
+    def continue_at(self, step: int, saved: dict[str, Any]) -> None:
+        """Stand where this schedule, as it was built, is after `step` steps.
+
+        Of the state `saved` by one with other numbers only what cannot be had again counts, such as scores gone by.
+        """
+        ...
+
 
 class Metric(Protocol):
     """Accumulates over an evaluation and gives named scores; built once, reset before each evaluation."""
@@ -341,7 +348,7 @@ class Tracker(Protocol):
     def finish(self, status: str) -> None:
         """Deliver what is left, within a bounded time.
 
-        `status`: completed, pruned, failed, interrupted or terminated.
+        `status`: completed, stopped (before its end, as it was told to), pruned, failed, interrupted or terminated.
         """
         ...
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from segkit import autobatch, computed_weights, mean_and_std, objectives, record, report
+from segkit import autobatch, computed_weights, mean_and_std, objectives, record, report, resuming
 from segkit.config import instantiate
 from segkit.config.schema import MetricSettings, RootSettings, TrainerSettings, checked
 from segkit.contracts import LabelSpace, Loss, SampleSource, Tracker
 from segkit.data.decoded_cache import with_decoded_cache
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
 from segkit.data.splits import Splitting
-from segkit.engine import checkpoint, heap
+from segkit.engine import heap
 from segkit.engine.cadence import total_steps
 from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.engine.ema import Ema
@@ -41,12 +41,15 @@ from segkit.trials import current_trial
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float | list[float | None] | None:
+def run(
+    config: DictConfig, folder: Path, choices: Mapping[str, str], on_accepted: Callable[[], None] = lambda: None
+) -> float | list[float | None] | None:
     """Train what `config` describes in the run folder `folder`; the best monitored score, for sweeps.
 
     A trial of a sweep that names its objectives gets those instead. `choices` are the options chosen for each
-    config group. Raises UserError for what the user can mend, Interrupted after a signal, Pruned when a sweep ends
-    the run, and anything else when the run itself fails.
+    config group. `on_accepted` is called once it is known that the run may have its folder. Raises UserError for what
+    the user can mend, Interrupted after a signal, Pruned when a sweep ends the run, and anything else when the run
+    itself fails.
     """
     started = time.monotonic()
     values = instantiate.plain(config)
@@ -54,7 +57,7 @@ def run(config: DictConfig, folder: Path, choices: Mapping[str, str]) -> float |
     check_nodes(values)
     run_folder = RunFolder(folder)
     try:
-        trainer, labels = build(values, settings, run_folder, choices)
+        trainer, labels = build(values, settings, run_folder, choices, on_accepted)
         score = _fit(trainer, labels, started)
         trial = current_trial()
         if trial is None or not trial.objectives:
@@ -92,17 +95,31 @@ def check_nodes(values: Mapping[str, Any]) -> None:
 
 
 def build(
-    values: dict[str, Any], settings: RootSettings, folder: RunFolder, choices: Mapping[str, str]
+    values: dict[str, Any],
+    settings: RootSettings,
+    folder: RunFolder,
+    choices: Mapping[str, str],
+    on_accepted: Callable[[], None] = lambda: None,
 ) -> tuple[Trainer, LabelSpace]:
-    """Everything that the config names, joined to a trainer that stands where it is to begin."""
+    """Everything that the config names, joined to a trainer that stands where it is to begin.
+
+    `on_accepted` as in `run`.
+    """
+    earlier = resuming.find(settings.resume, folder)
+    changed = []
+    if earlier is not None:
+        changed = resuming.check_config(earlier, values)
+        settings = checked(RootSettings, values)  # with the batch size of the run
     _prepare_torch(settings.trainer, settings.seed)
     train_source, val_source = build_sources(values)
     computed_weights.fill_in(values, train_source)
     image_kind = mean_and_std.image_kind(train_source)
-    normalization = mean_and_std.decide(values, image_kind)
+    normalization = mean_and_std.decide(
+        values, image_kind, None if earlier is None else mean_and_std.stored(earlier.content, earlier.config)
+    )
     transform = instantiate.build(values["transform"], "transform")
-    if settings.trainer.autobatch:
-        settings = autobatch.settled(values, settings, train_source, transform, folder)
+    if settings.trainer.autobatch and earlier is None:
+        settings = autobatch.settled(values, settings, train_source, transform)
     options = settings.trainer
     strategy = build_strategy(values, options)
     pin_memory = strategy.device.type == "cuda"
@@ -117,6 +134,9 @@ def build(
         pin_memory=pin_memory,
         timeout_s=options.data_timeout_s,
     )
+    identities = resuming.identities({"train": train_source, "val": val_source})
+    if earlier is not None:
+        resuming.check_data(earlier, values, identities, data.steps_per_epoch)
     learning = build_learning(values, options, strategy, data.steps_per_epoch, normalization)
     evaluator = build_evaluator(
         values,
@@ -139,17 +159,19 @@ def build(
         tracker,
         make_display(progress, shown),
         identity={
-            "config": json.dumps(values),
-            "labels": {**asdict(train_source.labels)},
+            "config": copy.deepcopy(values),
+            "labels": asdict(train_source.labels),
             "precision": strategy.precision,
             "images": None if image_kind is None else image_kind._asdict(),
             "normalization": None if normalization is None else asdict(normalization),
+            "data": identities,
         },
         on_best=lambda evaluation: report.keep(evaluation, folder.path),
         **({} if trial is None else {"on_score": trial.report}),
     )
     trainer = Trainer(learning, data, evaluator, recording, strategy=strategy, settings=options)
-    continued = _resume(trainer, settings.resume)
+    continued = None if earlier is None else resuming.go_on(trainer, earlier, changed)
+    on_accepted()
     recorded = values if normalization is None else {**values, "normalization": asdict(normalization)}
     tracker.start(record.run_info(recorded, settings, choices, trainer, (train_source, val_source), continued))
     record.announce(trainer, choices, (train_source, val_source))
@@ -276,34 +298,6 @@ def _prepare_torch(options: TrainerSettings, seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     # Bilinear resizing has no deterministic CUDA backward; told once at the start instead of at every step.
     warnings.filterwarnings("once", message=".*does not have a deterministic implementation.*")
-
-
-def _resume(trainer: Trainer, resume: str | None) -> str | None:
-    """Put the trainer where `resume` says; the MLflow run that goes on, if any."""
-    if resume is None:
-        return None
-    folder = trainer.recording.folder
-    if resume == "auto":
-        found = checkpoint.newest(folder.checkpoints)
-    elif Path(resume).exists():
-        found = checkpoint.resolve(Path(resume))
-    else:
-        raise UserError(f"resume={resume}: no such file or folder; allowed: a checkpoint, a run folder, or auto")
-    if found is None:
-        steps = folder.last_step()
-        log.log(
-            logging.WARNING if steps else logging.INFO,
-            "resume=auto: no checkpoint in %s yet; starting afresh%s",
-            folder.checkpoints,
-            f", though metrics.jsonl tells of {steps} steps: their checkpoints were never saved, or are gone"
-            if steps
-            else "",
-        )
-        return None
-    path, content = found
-    trainer.resume(content)
-    log.info("resumed from %s at step %d", path, trainer.state.step)
-    return content["run_id"]
 
 
 def _fit(trainer: Trainer, labels: LabelSpace, started: float) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from segkit.accepted_images import AcceptedImages, kind_of_training
 from segkit.config import instantiate
 from segkit.contracts import LabelSpace, Prediction, Predictor
 from segkit.engine import checkpoint, memory
+from segkit.engine.stored_config import stored_config
 from segkit.engine.strategy.base import Precision, SingleDevice
 from segkit.errors import UserError, printable
 from segkit.metrics.judging import judging
@@ -136,7 +136,7 @@ def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
     """
     file, content = checkpoint.resolve(Path(path), prefer="best.pt")
     try:
-        config, labels = json.loads(content["config"]), content["labels"]
+        config, labels = stored_config(content), content["labels"]
         space = LabelSpace(
             tuple(printable(str(name)) for name in labels["names"]),
             tuple((r, g, b) for r, g, b in labels["colors"]),

@@ -39,7 +39,7 @@ def test_a_batch_is_never_larger_than_the_data(found: Path):
 
 
 def test_a_resumed_run_keeps_its_batch_size(found: Path):
-    done = train(found, "trainer.autobatch=true", "trainer.max_epochs=3", "resume=auto", "dataset.num_val=4")
+    done = train(found, "trainer.autobatch=true", "trainer.max_epochs=3", "resume=auto")
     assert done.returncode == 0, done.stderr
     assert "trainer.batch_size=24, as the run had it before" in done.stdout
     assert [line["images_seen"] for line in records(found, "train")] == [24, 48, 72]

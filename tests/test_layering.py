@@ -22,6 +22,7 @@ JOINERS |= {
     "split_making",
     "browsing",
     "multirun",
+    "resuming",
 }
 
 ALLOWED = {

@@ -7,9 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segkit.cli import app
+from segkit.engine.run_folder import results_in
+
+log = logging.getLogger(__name__)
+
+
+class WrittenConfig(Callback):
+    """Writes `.hydra/{config,hydra,overrides}.yaml` in place of Hydra, which would do so in any folder."""
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.runtime.output_dir)
+        # Those of a run that is there already are replaced when it is known that this one may go on with it.
+        if not results_in(folder):
+            write_config(config, folder)
+
+
+def write_config(config: DictConfig, folder: Path) -> None:
+    """Write the composed `config`, with its node `hydra`, to a run folder as Hydra does."""
+    content: dict[Any, Any] = OmegaConf.to_container(config, resolve=False, enum_to_str=True)  # pyright: ignore
+    hydra = {"hydra": content.pop("hydra")}
+    files = {"config": content, "hydra": hydra, "overrides": hydra["hydra"]["overrides"]["task"]}
+    try:
+        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+        for name, part in files.items():
+            text = OmegaConf.to_yaml(OmegaConf.create(part))
+            (folder / ".hydra" / f"{name}.yaml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        log.warning("%s: cannot be written (%s)", folder / ".hydra", error.strerror)
 
 
 class MeanAndSpread(Callback):
@@ -28,4 +55,4 @@ def _summarise(folder: Path) -> None:
     try:
         summarise(folder)
     except Exception:  # the runs themselves are done and well kept
-        logging.getLogger(__name__).warning("mean and spread could not be told", exc_info=True)
+        log.warning("mean and spread could not be told", exc_info=True)

@@ -17,7 +17,9 @@ def task(config: DictConfig) -> float | list[float | None] | None:
     from pathlib import Path
 
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
+    from segkit.cli.callbacks import write_config
     from segkit.config.instantiate import plain
     from segkit.config.schema import RootSettings, checked
     from segkit.tracking.courier import courier
@@ -35,7 +37,12 @@ def task(config: DictConfig) -> float | list[float | None] | None:
         from segkit.experiment import run
 
     runtime = HydraConfig.get().runtime
-    return run(config, Path(runtime.output_dir), dict(runtime.choices))
+    folder = Path(runtime.output_dir)
+
+    def keep_config() -> None:
+        write_config(OmegaConf.unsafe_merge({"hydra": HydraConfig.get()}, config), folder)
+
+    return run(config, folder, dict(runtime.choices), on_accepted=keep_config)
 
 
 def main() -> None:

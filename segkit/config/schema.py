@@ -69,6 +69,7 @@ class TrainerSettings(Settings):
     compile: bool
     max_epochs: Positive | None
     max_steps: Positive | None
+    stop_after_steps: Positive | None = None  # newer than the oldest checkpoints, whose configs are checked too
     batch_size: Positive
     autobatch: bool
     accumulate: Positive
@@ -109,6 +110,7 @@ class RootSettings(Settings):
     name: str | None
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     resume: str | None
+    resume_changed_data: bool = False
     dataset: dict[str, Any]
     split: dict[str, Any]
     transform: dict[str, Any]

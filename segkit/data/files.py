@@ -74,7 +74,7 @@ class Files(Source):
                 f"are public; allowed: {others}"
             )
         self.pairs = self.find(name)
-        self._status: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._inspections: tuple[Inspection, Inspection] | None = None
 
     @property
     def split_names(self) -> dict[str, str | None]:
@@ -120,7 +120,7 @@ class Files(Source):
     def faults(self) -> Faults:
         faults = self.pairs.faults | Faults()
         images, masks = self.inspected_images(), self.inspected_masks()
-        self._status = (images.status, masks.status)
+        self._inspections = images, masks
         for files, inspection in ((self.pairs.images, images), (self.pairs.masks, masks)):
             for index, problem in sorted(inspection.problems.items()):
                 faults.add(problem.kind, files.name(index) + (f": {problem.detail}" if problem.detail else ""))
@@ -144,10 +144,12 @@ class Files(Source):
 
     def identity(self) -> Mapping[str, str]:
         # To ask for the sizes of 200,000 files again would take half a second.
-        statuses = self._status or (self.pairs.images.status(), self.pairs.masks.status())
+        image_status = self.pairs.images.status() if self._inspections is None else self._inspections[0].status
+        masks = self.inspected_masks() if self._inspections is None else self._inspections[1]
         digest = hashlib.sha256()
-        for files, status in zip((self.pairs.images, self.pairs.masks), statuses, strict=True):
+        for files, status in ((self.pairs.images, image_status), (self.pairs.masks, masks.status)):
             digest.update(files.text.tobytes() + files.starts.tobytes() + status[:, 0].tobytes())
+        digest.update(masks.checksums.tobytes())
         return {"root": str(self.base), "split": self.split, "samples": str(len(self)), "digest": digest.hexdigest()}
 
     def require(self, *folders: Path) -> Path:

@@ -7,6 +7,7 @@ import os
 import tempfile
 import textwrap
 import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,12 +26,16 @@ COLUMNS = 80
 CHUNK = 10_000
 """Files after which the cache is written, so that a start that is cut short is not for nothing."""
 
+ARRAYS = ("status", "sizes", "ids", "starts", "checksums")
+"""What the cache holds of an `Inspection`."""
+
 
 class Facts(NamedTuple):
-    """What is kept of a sound file: (height, width), and the raw ids of a mask in ascending order."""
+    """What is kept of a sound file: (height, width), and of a mask its raw ids in ascending order and a checksum."""
 
     shape: tuple[int, int]
     ids: tuple[int, ...] = ()
+    checksum: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Inspection:
         ids: the raw ids of all masks, one mask after the other.
         starts: (N + 1) int64, where the ids of each mask begin in `ids`.
         problems: why files cannot be used, by their number.
+        checksums: (N,) uint32, of what each mask holds; 0 where the file is an image or cannot be used.
     """
 
     status: NDArray[np.int64]
@@ -50,19 +56,21 @@ class Inspection:
     ids: NDArray[np.int32]
     starts: NDArray[np.int64]
     problems: dict[int, UnusableError]
+    checksums: NDArray[np.uint32]
 
     def facts(self, index: int) -> Facts | None:
         """Those of file number `index`; None if it cannot be used."""
         height, width = self.sizes[index].tolist()
         if index in self.problems:
             return None
-        return Facts((height, width), tuple(self.ids[self.starts[index] : self.starts[index + 1]].tolist()))
+        ids = self.ids[self.starts[index] : self.starts[index + 1]]
+        return Facts((height, width), tuple(ids.tolist()), int(self.checksums[index]))
 
 
 def facts_of_mask(raw: NDArray[Any]) -> Facts:
     """Facts of a mask (H, W) or (H, W, K) of raw ids in 0..65535."""
     ids = np.flatnonzero(np.bincount(raw.ravel()))
-    return Facts((raw.shape[0], raw.shape[1]), tuple(ids.tolist()))
+    return Facts((raw.shape[0], raw.shape[1]), tuple(ids.tolist()), zlib.crc32(np.ascontiguousarray(raw)))
 
 
 def inspected(files: FileList, inspect: Callable[[Path], Facts], cache_file: Path | None) -> Inspection:
@@ -76,7 +84,7 @@ def inspected(files: FileList, inspect: Callable[[Path], Facts], cache_file: Pat
     rows = _rows(files, status, known)
     stale = np.flatnonzero(rows == MISSING)
     if known is not None and not len(stale):
-        return Inspection(status, known["sizes"][rows], *_gathered(known, rows), problems={})
+        return Inspection(status, known["sizes"][rows], *_gathered(known, rows), {}, known["checksums"][rows])
 
     def look(index: int) -> Facts | UnusableError:
         try:
@@ -104,21 +112,22 @@ def _assembled(
 ) -> Inspection:
     """What is known and what was found of each file; where neither is, it counts as one that cannot be used."""
     sizes = np.zeros((len(status), 2), np.int32)
+    checksums = np.zeros(len(status), np.uint32)
     ids: list[NDArray[np.int32]] = []
     for index, row in enumerate(rows.tolist()):
         fact = found.get(index)
         if isinstance(fact, Facts):
-            sizes[index] = fact.shape
+            sizes[index], checksums[index] = fact.shape, fact.checksum
             ids.append(np.array(fact.ids, np.int32))
         elif known is not None and row != MISSING:
-            sizes[index] = known["sizes"][row]
+            sizes[index], checksums[index] = known["sizes"][row], known["checksums"][row]
             ids.append(known["ids"][known["starts"][row] : known["starts"][row + 1]])
         else:
             ids.append(np.empty(0, np.int32))
     starts = np.zeros(len(status) + 1, np.int64)
     np.cumsum([len(part) for part in ids], out=starts[1:])
     problems = {index: fact for index, fact in found.items() if isinstance(fact, UnusableError)}
-    return Inspection(status, sizes, np.concatenate([np.empty(0, np.int32), *ids]), starts, problems)
+    return Inspection(status, sizes, np.concatenate([np.empty(0, np.int32), *ids]), starts, problems, checksums)
 
 
 class Faults:
@@ -189,10 +198,11 @@ def _load(cache_file: Path | None) -> dict[str, NDArray[Any]] | None:
             if sum(part.file_size for part in parts.infolist()) > cache_file.stat().st_size:
                 return None  # compressed, which `_save` never does
         with np.load(cache_file, allow_pickle=False) as arrays:
-            known = {name: arrays[name] for name in ("text", "name_starts", "status", "sizes", "ids", "starts")}
+            known = {name: arrays[name] for name in ("text", "name_starts", *ARRAYS)}
         number = len(known["sizes"])
         sound = (
             known["status"].shape == known["sizes"].shape == (number, 2)
+            and known["checksums"].shape == (number,)
             and known["starts"].shape == known["name_starts"].shape == (number + 1,)
             and known["starts"][-1] == len(known["ids"])
             and known["name_starts"][-1] == len(known["text"])
@@ -213,9 +223,6 @@ def _save(cache_file: Path | None, files: FileList, inspection: Inspection) -> N
                 file,
                 text=files.text,
                 name_starts=files.starts,
-                status=inspection.status,
-                sizes=inspection.sizes,
-                ids=inspection.ids,
-                starts=inspection.starts,
+                **{name: getattr(inspection, name) for name in ARRAYS},
             )
         Path(file.name).replace(cache_file)

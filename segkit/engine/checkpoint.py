@@ -21,7 +21,10 @@ from segkit.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Formats that can be read: 1, of version 0.1, held the config as JSON text and told nothing of the data."""
+
 Content = dict[str, Any]
 
 
@@ -147,8 +150,9 @@ def _open(path: Path, *, mmap: bool) -> dict[str, Any]:
         raise DamagedCheckpoint(f"{path}: not a whole segkit checkpoint ({_first_line(error)})") from None
     if not isinstance(envelope, dict) or not {"format", "digest", "content"} <= set(envelope):  # pyright: ignore
         raise DamagedCheckpoint(f"{path}: a PyTorch file, but not a segkit checkpoint")
-    if envelope["format"] != FORMAT:
-        raise UserError(f"{path}: checkpoint format {envelope['format']}; this segkit reads format {FORMAT}")
+    if envelope["format"] not in READABLE:
+        allowed = " and ".join(map(str, READABLE))
+        raise UserError(f"{path}: checkpoint format {envelope['format']}; this segkit reads formats {allowed}")
     return envelope  # pyright: ignore
 
 

@@ -59,14 +59,28 @@ class RunFolder:
 
     def last_step(self) -> int:
         """The last step that metrics.jsonl tells of; 0 if there is none."""
-        with (self.path / "metrics.jsonl").open(encoding="utf-8", errors="replace") as lines:
-            steps = [int(found.group(1)) for line in lines if (found := TRAIN_LINE.match(line))]
-        return steps[-1] if steps else 0
+        return _last_step(self.path / "metrics.jsonl")
 
     def close(self) -> None:
         self._metrics.close()
         self._artifacts.close()
         self._lock.close()
+
+
+def results_in(folder: Path) -> str:
+    """What an earlier process has left of a run in its folder, for people; empty if there is nothing."""
+    checkpoints = len(list((folder / "checkpoints").glob("*.pt")))
+    found = [f"{checkpoints} checkpoint{'s' * (checkpoints > 1)}"] if checkpoints else []
+    metrics = folder / "metrics.jsonl"
+    if metrics.exists() and metrics.stat().st_size:
+        found.append(f"metrics.jsonl up to step {_last_step(metrics)}")
+    return ", ".join(found)
+
+
+def _last_step(metrics: Path) -> int:
+    with metrics.open(encoding="utf-8", errors="replace") as lines:
+        steps = [int(found.group(1)) for line in lines if (found := TRAIN_LINE.match(line))]
+    return steps[-1] if steps else 0
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
 
 from segkit.engine.checkpoint import Content
 from segkit.engine.state import random_state, set_random_state
@@ -11,8 +12,6 @@ from segkit.errors import UserError
 
 if TYPE_CHECKING:
     from segkit.engine.trainer import Trainer
-
-log = logging.getLogger(__name__)
 
 
 def taken(trainer: Trainer) -> Content:
@@ -42,44 +41,44 @@ def _position(trainer: Trainer) -> dict[str, int]:
     }
 
 
-def restore(trainer: Trainer, content: Content) -> None:
+def restore(trainer: Trainer, content: Content, *, hyperparameters_changed: bool = False) -> None:
     """Put `trainer` where a checkpoint's content was taken.
 
-    What makes the run differ from one that never stopped is logged. Raises UserError when the checkpoint is of
-    another model or optimizer.
+    With `hyperparameters_changed` the numbers of optimizer and schedule are those that `trainer` was built with, and
+    the learning rate is what they give at this step; else they are those of the content. Raises UserError when the
+    checkpoint is of another model or optimizer.
     """
     try:
-        before = _load(trainer, content)
+        _load(trainer, content, hyperparameters_changed)
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"resume: the checkpoint is of another model or optimizer than this config: {error}") from None
-    learning = trainer.learning
-    for name, value in _position(trainer).items():
-        if before.get(name) != value:
-            log.warning(
-                "%s was %s and is now %s: this run will differ from one that never stopped",
-                name,
-                before.get(name),
-                value,
-            )
-    if (learning.ema is None) != (content["ema"] is None):
-        log.warning(
-            "trainer.ema.decay: the checkpoint was saved %s an average of the weights",
-            "without" if content["ema"] is None else "with",
-        )
     # A longer patience, or none, lets a run go on that had stopped early.
     patience = trainer.settings.early_stopping.patience
     trainer.state.stopped_early = patience is not None and trainer.state.evaluations_since_best >= patience
 
 
-def _load(trainer: Trainer, content: Content) -> dict[str, int]:
-    """Put back all that has state; the position that the checkpoint was saved at."""
+def _load(trainer: Trainer, content: Content, hyperparameters_changed: bool) -> None:
     learning = trainer.learning
     trainer.strategy.unwrap(learning.model).load_state_dict(content["model"])
-    learning.optimizer.load_state_dict(content["optimizer"])
-    learning.schedule.load_state_dict(content["schedule"])
-    if learning.ema is not None and content["ema"] is not None:
-        learning.ema.load_state_dict(content["ema"])
+    if learning.ema is not None:
+        # An average that was not kept so far starts from the weights as they are.
+        average = content["ema"]
+        learning.ema.load_state_dict({"updates": 0, "model": content["model"]} if average is None else average)
     trainer.strategy.load_state_dict(content["strategy"])
     trainer.state.take(content["state"])
+    if hyperparameters_changed:
+        _load_moments(learning.optimizer, content["optimizer"])
+        learning.schedule.continue_at(trainer.state.step, content["schedule"])
+    else:
+        learning.optimizer.load_state_dict(content["optimizer"])
+        learning.schedule.load_state_dict(content["schedule"])
     set_random_state(content["random"])
-    return dict(content["position"])
+    dict(content["position"])  # raises where it is none
+
+
+def _load_moments(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Load what `saved` knows of each parameter, and leave the numbers of the groups as they are."""
+    groups = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in groups] != [group["params"] for group in saved["param_groups"]]:
+        raise ValueError("the groups of parameters differ")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})

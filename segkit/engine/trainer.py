@@ -52,6 +52,7 @@ class Trainer:
         self.clock = Clock()
         steps = data.steps_per_epoch
         self.total_steps = total_steps(settings, steps)
+        self._saved_step: int | None = None
         self._evaluate_when = Cadence(settings.evaluate.every_steps, settings.evaluate.every_epochs, steps)
         self._save_when = Cadence(settings.checkpoint.every_steps, settings.checkpoint.every_epochs, steps)
         parts = [part for part in (learning.model, learning.loss) if isinstance(part, nn.Module)]
@@ -61,12 +62,14 @@ class Trainer:
         self._scalars = ScalarQueue()
         self._interrupts = Interrupts()
 
-    def fit(self) -> Literal["completed"]:
-        """Train, evaluate and save until the end.
+    def fit(self) -> Literal["completed", "stopped"]:
+        """Train, evaluate and save until the end, or until `trainer.stop_after_steps` have been trained here.
 
-        Raises Interrupted after a signal, with a checkpoint saved, and RunFailure when memory runs out or numbers
-        diverge, with the last good checkpoint kept.
+        Raises Interrupted after a signal, with a checkpoint saved, and RunFailure when memory runs out, numbers
+        diverge, or the last state finds no room, with the last good checkpoint kept.
         """
+        here = self.settings.stop_after_steps
+        end = self.total_steps if here is None else min(self.state.step + here, self.total_steps)
         self.recording.display.start(
             total_steps=self.total_steps, steps_per_epoch=self.data.steps_per_epoch, done_steps=self.state.step
         )
@@ -74,19 +77,45 @@ class Trainer:
             with self._interrupts, memory.shortage_explained(self.settings, self.strategy.device):
                 self._evaluate_if_due()
                 batches = self.data.batches(self.state.step)
-                while self.state.step < self.total_steps and not self.state.stopped_early:
+                while self.state.step < end and not self.state.stopped_early:
                     self._next_step(batches)
                     self._stop_if_asked()
                     if not self._evaluate_if_due() and self._save_when.is_due(self.state.step):
                         self.save()
                 self._finish_log()
                 self._stop_if_asked()  # by a signal during the last evaluation
+                self._require_saved()
         except AskedToStop:
             self._stop_if_asked()
         finally:
             self._profile.close()
             self.recording.display.stop()
-        return "completed"
+        if self._is_over:
+            return "completed"
+        log.info(
+            "stopped at step %d of %d (trainer.stop_after_steps=%d). Go on with resume=%s",
+            self.state.step,
+            self.total_steps,
+            here,
+            self.recording.folder.path,
+        )
+        return "stopped"
+
+    @property
+    def _is_over(self) -> bool:
+        return self.state.step >= self.total_steps or self.state.stopped_early
+
+    def _require_saved(self) -> None:
+        """Raise RunFailure unless the state that the process ends with is in a checkpoint, or can be saved now."""
+        step = self.state.step
+        if self._saved_step == step or (not self._is_over and self.save() is not None):
+            return
+        kept = "there is no checkpoint" if self._saved_step is None else f"last.pt is of step {self._saved_step}"
+        best = f", best.pt of step {self.state.best_step}" if self.state.best_score is not None else ""
+        raise RunFailure(
+            f"the last state of the run, that of step {step}, found no room on the disk: {kept}{best}. "
+            f"Make room, and train what is missing again with resume={self.recording.folder.path}"
+        )
 
     def _next_step(self, batches: Iterator[list[Batch]]) -> None:
         """Wait for the micro-batches of a step, learn from them, and put the step's numbers on their way to the log."""
@@ -211,7 +240,7 @@ class Trainer:
         name = self.settings.checkpoint.monitor
         if name not in scores:
             raise UserError(f"trainer.checkpoint.monitor={name}: not evaluated. Allowed: {', '.join(sorted(scores))}")
-        return scores[name]
+        return float(scores[name])  # a NumPy number could not be read back
 
     def save(self, *, score: float | None = None, is_best: bool = False) -> Path | None:
         """Save last.pt, and the best ones if it is one. None when the disk refuses and training is to go on.
@@ -223,7 +252,9 @@ class Trainer:
         content = snapshot.taken(self)
         check_weights(content, self.state.step)
         try:
-            return self.recording.keeper.save(content, score=score, is_best=is_best)
+            path = self.recording.keeper.save(content, score=score, is_best=is_best)
+            self._saved_step = self.state.step
+            return path
         except OSError as error:
             said = f"cannot save a checkpoint of step {self.state.step} ({error}); the previous one is kept"
             if self.settings.checkpoint.on_error == "stop":
@@ -231,9 +262,10 @@ class Trainer:
             log.error("%s and training goes on (trainer.checkpoint.on_error=continue)", said)
             return None
 
-    def resume(self, content: dict[str, Any]) -> None:
-        """Go on from a checkpoint's content. Raises UserError when it is of another model or optimizer."""
-        snapshot.restore(self, content)
+    def resume(self, content: dict[str, Any], *, hyperparameters_changed: bool = False) -> None:
+        """Go on from a checkpoint's content; see `snapshot.restore`."""
+        snapshot.restore(self, content, hyperparameters_changed=hyperparameters_changed)
+        self._saved_step = self.state.step
 
     def _stop_if_asked(self) -> None:
         if self._interrupts.received is None:

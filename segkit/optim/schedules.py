@@ -52,6 +52,10 @@ class FactorSchedule:
         self.current = state_dict["step"]
         self._apply()
 
+    def continue_at(self, step: int, saved: dict[str, Any]) -> None:
+        self.current = step
+        self._apply()
+
     def _apply(self) -> None:
         if self.current < self.warmup:
             factor = (self.current + 1) / (self.warmup + 1)

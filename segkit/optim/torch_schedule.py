@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -10,6 +11,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from segkit.optim.schedules import warmup_length
+
+HISTORY = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+"""What ReduceLROnPlateau remembers of the scores gone by."""
 
 
 class TorchSchedule:
@@ -57,13 +61,39 @@ class TorchSchedule:
 
     def state_dict(self) -> dict[str, Any]:
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        return {"step": self.current, "rates": rates, "scheduler": self.scheduler.state_dict()}
+        return {
+            "step": self.current,
+            "start": list(self.start),
+            "rates": rates,
+            "scheduler": self.scheduler.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.current = state_dict["step"]
         self.scheduler.load_state_dict(state_dict["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, state_dict["rates"], strict=True):
             group["lr"] = rate
+
+    def continue_at(self, step: int, saved: dict[str, Any]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer has not stepped in between
+            for _ in range(step):
+                self.step()
+        if self.plateau is not None and "num_bad_epochs" in saved["scheduler"]:
+            self._take_reductions(self.plateau, saved)
+
+    def _take_reductions(self, plateau: ReduceLROnPlateau, saved: dict[str, Any]) -> None:
+        """Go on with what the scores of before have led to: how far the rates have come down, and how long since."""
+        if "start" not in saved:
+            raise ValueError(
+                "a checkpoint of version 0.1 does not tell by how much scheduler=plateau has reduced the rate"
+            )
+        plateau.load_state_dict({name: saved["scheduler"][name] for name in HISTORY})
+        if self.current < self.warmup:
+            return
+        pairs = zip(saved["rates"], saved["start"], strict=True)
+        for group, start, (rate, earlier) in zip(self.optimizer.param_groups, self.start, pairs, strict=True):
+            group["lr"] = start * rate / earlier
 
     def _warm_up(self) -> None:
         factor = min(1.0, (self.current + 1) / (self.warmup + 1))

@@ -44,6 +44,7 @@ MAX_PARAMS = 25
 
 STATUS = {
     "completed": "FINISHED",
+    "stopped": "FINISHED",  # by trainer.stop_after_steps
     "pruned": "KILLED",  # MLflow knows no better word; the tag segkit.status does
     "failed": "FAILED",
     "interrupted": "KILLED",

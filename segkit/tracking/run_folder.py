@@ -29,7 +29,7 @@ DELIVERY_LOCK = ".delivery.lock"
 
 RUNNING = "running"
 KILLED = "killed"
-ENDED = ("completed", "pruned", "failed", "interrupted", "terminated", KILLED)
+ENDED = ("completed", "stopped", "pruned", "failed", "interrupted", "terminated", KILLED)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RunRecord:
         name, params, tags: as in `segkit.contracts.RunInfo`.
         started, ended: unix seconds; `ended` is None while the run goes on.
         continues: the MLflow run to go on with, if it is known there.
-        status: running, completed, pruned, failed, interrupted, terminated or killed.
+        status: running, completed, stopped, pruned, failed, interrupted, terminated or killed.
     """
 
     destination: Destination

@@ -265,9 +265,9 @@ def test_load_takes_one_file_away_from_its_run(finished: Path, tmp_path: Path):
 
 def test_a_checkpoint_whose_config_names_other_code_is_refused(finished: Path, tmp_path: Path):
     content = dict(checkpoint.read(finished / "checkpoints" / "last.pt"))
-    config = json.loads(content["config"])
+    config = content["config"]
     config["model"]["head"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'sprung'}"}
-    checkpoint.write({**content, "config": json.dumps(config)}, tmp_path / "evil.pt")
+    checkpoint.write({**content, "config": config}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match=r"os\.system.*not allowed"):
         segkit.load(tmp_path / "evil.pt")
     assert not (tmp_path / "sprung").exists()

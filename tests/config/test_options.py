@@ -20,6 +20,9 @@ from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, RootSettings, checked
 from segkit.contracts import Prediction, QueryPrediction, Sample
 from segkit.data.augmentation import augmented as apply_transform
+from segkit.engine import checkpoint
+from segkit.engine.resume_rules import changes, leaves, rule_of
+from segkit.engine.stored_config import stored_config
 from segkit.experiment import check_nodes
 from tests.conftest import REPOSITORY
 
@@ -60,10 +63,15 @@ EVERY_OPTION = [(group, option) for group in groups() for option in options(grou
 
 
 @pytest.mark.parametrize(("group", "option"), EVERY_OPTION, ids=lambda value: value)
-def test_it_composes_and_every_key_binds(group: str, option: str):
+def test_it_composes_and_every_key_binds_and_comes_back_from_a_checkpoint(group: str, option: str, tmp_path: Path):
     values = compose(f"{group}={option}", *NEEDED.get((group, option), []))
     checked(RootSettings, values)
     check_nodes(values)
+    checkpoint.write({"config": values}, tmp_path / "last.pt")
+    # As text, True is not 1 and a key 255 is not "255".
+    assert repr(stored_config(checkpoint.read(tmp_path / "last.pt"))) == repr(values)
+    assert [key for key, _ in leaves(values) if rule_of(key) is None] == []
+    assert changes(values, values) == []
 
 
 @pytest.mark.parametrize("option", options("loss"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -19,14 +20,16 @@ TINY = (
     "trainer.batch_size=4 trainer.evaluate.panel_samples=0 "
     "trainer.precision=fp32 trainer.device=cpu trainer.progress=off"
 ).split()
+# The same on a data set of files.
+TINY_ON_FILES = [setting for setting in TINY if not setting.startswith("dataset.")]
 SMALL_HEAD = "backbone.name=test_resnet model/head=fcn model.head.channels=16".split()
 
 
-def trainer_of(folder: Path, *arguments: str) -> Trainer:
+def trainer_of(folder: Path, *arguments: str, tiny: Sequence[str] = TINY) -> Trainer:
     """A trainer of a tiny run into `folder`, ready to fit; give it to `finish` in the end."""
     OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        values = instantiate.plain(hydra.compose("train", [*TINY, *arguments]))
+        values = instantiate.plain(hydra.compose("train", [*tiny, *arguments]))
     trainer, _ = build(values, checked(RootSettings, values), RunFolder(folder), {})
     return trainer
 

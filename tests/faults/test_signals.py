@@ -74,7 +74,9 @@ def test_in_an_evaluation_a_signal_saves_and_the_evaluation_is_done_again(starte
     assert training.wait(30).returncode == 143
     assert saved_step(training.folder) == 6
     assert records(training.folder, "eval") == []
-    done = starter.train(training.folder, *LONG_EVALUATION, "dataset.num_val=6", "resume=auto")
+    done = starter.train(
+        training.folder, *LONG_EVALUATION, "dataset.num_val=6", "resume=auto", "resume_changed_data=true"
+    )
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in records(training.folder, "eval")] == [6]
     assert len(records(training.folder, "train")) == 6
