@@ -102,8 +102,7 @@ def decide(
             numbers, origin = given[0]
             if before and list(before) != list(numbers):
                 raise UserError(
-                    f"{origin}={list(numbers)}, but the run that is to go on has learnt with {list(before)}; "
-                    "give these or null"
+                    f"{origin}={list(numbers)}, was {list(before)}: the weights have learnt with these; give them, or null"
                 )
         elif before:
             numbers, origin = before, (earlier or {}).get(f"{key}_from", "as before")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def run(config: DictConfig) -> None:
     has_told = False
     failures: dict[Path, Exception] = {}
     for name, path in track(
-        list(zip(output_names(list(images)), images.values(), strict=True)),
+        list(zip(output_names(images), images.values(), strict=True)),
         "predicting",
         console=CONSOLE,
         disable=not CONSOLE.is_terminal,
@@ -84,7 +84,7 @@ def run(config: DictConfig) -> None:
         raise _summed_up(failures, len(images), settings)
 
 
-def find_images(inputs: str | Sequence[str], output: Path) -> dict[Path, Path]:
+def find_images(inputs: str | Path | Sequence[str], output: Path | None = None) -> dict[Path, Path]:
     """The image files of `inputs`, files and folders with their sub-folders, by the path that names their outputs.
 
     That path is the one within the folder, or of several inputs within the folder that all of them lie in. Links
@@ -92,7 +92,7 @@ def find_images(inputs: str | Sequence[str], output: Path) -> dict[Path, Path]:
 
     Raises UserError when there is none, or for an input that is not there.
     """
-    sources = [Path(inputs)] if isinstance(inputs, str) else [Path(path) for path in inputs]
+    sources = [Path(inputs)] if isinstance(inputs, str | Path) else [Path(path) for path in inputs]
     for source in sources:
         if not source.exists():
             raise UserError(f"input={source}: no such file or folder")
@@ -108,10 +108,10 @@ def find_images(inputs: str | Sequence[str], output: Path) -> dict[Path, Path]:
     return dict(sorted(found.items()))
 
 
-def _files(source: Path, output: Path) -> list[Path]:
+def _files(source: Path, output: Path | None) -> list[Path]:
     if not source.is_dir():
         return [source]
-    own = {os.path.realpath(output / folder) for folder in WRITTEN}
+    own = set() if output is None else {os.path.realpath(output / folder) for folder in WRITTEN}
     if os.path.realpath(source) in own:
         raise UserError(f"output={output}: its predictions would be written to input={source}; give another folder")
     left_out: dict[str, bool] = {"": False}
@@ -129,7 +129,7 @@ def _files(source: Path, output: Path) -> list[Path]:
     return [source / path for path in files_below(source, SUFFIXES) if not is_left_out(path.rpartition("/")[0])]
 
 
-def output_names(images: Sequence[Path]) -> list[Path]:
+def output_names(images: Collection[Path]) -> list[Path]:
     """For each image the PNG to write: its path with the suffix .png, or with .png added where two would meet."""
     short = {path: path.with_suffix(".png") for path in images}
     full = {path: path.with_name(f"{path.name}.png") for path in images}
