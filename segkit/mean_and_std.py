@@ -102,7 +102,8 @@ def decide(
             numbers, origin = given[0]
             if before and list(before) != list(numbers):
                 raise UserError(
-                    f"{origin}={list(numbers)}, was {list(before)}: the weights have learnt with these; give them, or null"
+                    f"resume: {origin}={list(numbers)}, was {list(before)}, which the weights have learnt with. "
+                    "Give the earlier values, or null; docs/resume.md says what may change"
                 )
         elif before:
             numbers, origin = before, (earlier or {}).get(f"{key}_from", "as before")
