@@ -55,6 +55,8 @@ def run(
     values = instantiate.plain(config)
     settings = checked(RootSettings, values)
     check_nodes(values)
+    if current_trial() is not None and settings.trainer.stop_after_steps is not None:
+        raise UserError("trainer.stop_after_steps: a trial of a sweep would count as complete; allowed in sweeps: null")
     run_folder = RunFolder(folder)
     try:
         trainer, labels = build(values, settings, run_folder, choices, on_accepted)

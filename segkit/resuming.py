@@ -34,10 +34,6 @@ class Earlier:
     content: checkpoint.Content
     config: Mapping[str, Any]
 
-    @property
-    def step(self) -> int:
-        return int(self.content["state"]["step"])
-
 
 def find(resume: str | None, folder: RunFolder) -> Earlier | None:
     """The checkpoint that `resume` means; None for a run that starts.
@@ -203,8 +199,8 @@ def go_on(trainer: Trainer, earlier: Earlier, changed: Sequence[Change]) -> str 
 
     Raises UserError when the checkpoint is of another model or optimizer.
     """
-    anew = any(change.key.startswith(("optimizer.", "scheduler.")) for change in changed)
-    trainer.resume(dict(earlier.content), hyperparameters_changed=anew)
+    keys = [change.key for change in changed if change.key.startswith(("optimizer.", "scheduler."))]
+    trainer.resume(dict(earlier.content), {"lr", *(key.rpartition(".")[2] for key in keys)} if keys else ())
     log.info("resumed from %s at step %d", earlier.path, trainer.state.step)
     for change in changed:
         if change.rule.effect is Effect.TAKEN:

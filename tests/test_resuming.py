@@ -127,6 +127,24 @@ def test_with_a_plateau_the_reductions_of_before_stay(resumed: Resumed, tmp_path
     assert [group["lr"] for group in faster.learning.optimizer.param_groups] == [pytest.approx(2 * b) for b in before]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "rate"),
+    [("constant", 0.1), ("plateau", 0.1), ("torch", 0.1 * 0.95), ("step scheduler.every_epochs=0.5", 1e-4)],
+)
+def test_another_schedule_than_poly_takes_effect(six_steps: Path, resumed: Resumed, schedule: str, rate: float):
+    trainer = resumed(six_steps, *f"scheduler={schedule}".split())
+    assert [group["lr"] for group in trainer.learning.optimizer.param_groups] == [pytest.approx(rate)] * 4
+
+
+def test_what_an_optimizer_counts_in_its_groups_goes_on(resumed: Resumed, tmp_path: Path):
+    """LAMB of timm keeps its number of steps there, for the correction of its moments."""
+    lamb = ["optimizer=timm", "optimizer.optimizer.opt=lamb"]
+    run = stopped_after(tmp_path / "run", 3, *lamb)
+    trainer = resumed(run, *lamb, "optimizer.weight_decay=0.5")
+    assert {int(group["step"]) for group in trainer.learning.optimizer.param_groups} == {3}
+    assert {group["weight_decay"] for group in trainer.learning.optimizer.param_groups} == {0.5, 0.0}
+
+
 def test_numbers_of_the_optimizer_take_effect_and_its_moments_stay(six_steps: Path, resumed: Resumed):
     trainer = resumed(six_steps, "optimizer.weight_decay=0.3", "optimizer.optimizer.momentum=0.5")
     groups = trainer.learning.optimizer.param_groups
@@ -274,7 +292,7 @@ def test_a_last_state_that_found_no_room_is_no_success(tmp_path: Path, monkeypat
         return save(content, **keys)
 
     monkeypatch.setattr(trainer.recording.keeper, "save", full_at_the_end)
-    with pytest.raises(RunFailure, match=r"that of step 12, found no room on the disk: last\.pt is of step 8"):
+    with pytest.raises(RunFailure, match=r"that of step 12, could not be saved: last\.pt is of step 8"):
         trainer.fit()
     finish(trainer)
 

@@ -40,7 +40,7 @@ def task(config: DictConfig) -> float | list[float | None] | None:
     folder = Path(runtime.output_dir)
 
     def keep_config() -> None:
-        write_config(OmegaConf.unsafe_merge({"hydra": HydraConfig.get()}, config), folder)
+        write_config(OmegaConf.create({**config, "hydra": HydraConfig.get()}), folder)
 
     return run(config, folder, dict(runtime.choices), on_accepted=keep_config)
 

@@ -70,7 +70,7 @@ class Inspection:
 def facts_of_mask(raw: NDArray[Any]) -> Facts:
     """Facts of a mask (H, W) or (H, W, K) of raw ids in 0..65535."""
     ids = np.flatnonzero(np.bincount(raw.ravel()))
-    return Facts((raw.shape[0], raw.shape[1]), tuple(ids.tolist()), zlib.crc32(np.ascontiguousarray(raw)))
+    return Facts((raw.shape[0], raw.shape[1]), tuple(ids.tolist()), zlib.crc32(np.ascontiguousarray(raw).data))
 
 
 def inspected(files: FileList, inspect: Callable[[Path], Facts], cache_file: Path | None) -> Inspection:

@@ -81,7 +81,7 @@ RULES = (
         "the learning rate is what a run with this schedule from its start would have at this step; reductions that "
         "scheduler=plateau has made stay made",
     ),
-    _rule(Effect.TAKEN, "loss.* computed.*", "the loss has no state; scores named loss are of the new one"),
+    _rule(Effect.TAKEN, "loss.*", "the loss has no state; scores named loss are of the new one"),
     _rule(
         Effect.TAKEN,
         "transform.* dataset.crop_size dataset.on_error",

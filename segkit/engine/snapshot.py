@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
@@ -12,6 +13,9 @@ from segkit.errors import UserError
 
 if TYPE_CHECKING:
     from segkit.engine.trainer import Trainer
+
+SCHEDULED = ("lr", "initial_lr", "momentum", "betas")
+"""What schedules change in an optimizer; one that starts anew does so from the numbers of the config."""
 
 
 def taken(trainer: Trainer) -> Content:
@@ -41,15 +45,15 @@ def _position(trainer: Trainer) -> dict[str, int]:
     }
 
 
-def restore(trainer: Trainer, content: Content, *, hyperparameters_changed: bool = False) -> None:
+def restore(trainer: Trainer, content: Content, changed: Collection[str] = ()) -> None:
     """Put `trainer` where a checkpoint's content was taken.
 
-    With `hyperparameters_changed` the numbers of optimizer and schedule are those that `trainer` was built with, and
-    the learning rate is what they give at this step; else they are those of the content. Raises UserError when the
-    checkpoint is of another model or optimizer.
+    `changed` names the hyperparameters of optimizer and schedule, such as `lr` or `weight_decay`, that are not those
+    of the content: they stay as `trainer` was built with them, and the learning rate is what they give at this step.
+    Raises UserError when the checkpoint is of another model or optimizer.
     """
     try:
-        _load(trainer, content, hyperparameters_changed)
+        _load(trainer, content, changed)
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"resume: the checkpoint is of another model or optimizer than this config: {error}") from None
     # A longer patience, or none, lets a run go on that had stopped early.
@@ -57,7 +61,7 @@ def restore(trainer: Trainer, content: Content, *, hyperparameters_changed: bool
     trainer.state.stopped_early = patience is not None and trainer.state.evaluations_since_best >= patience
 
 
-def _load(trainer: Trainer, content: Content, hyperparameters_changed: bool) -> None:
+def _load(trainer: Trainer, content: Content, changed: Collection[str]) -> None:
     learning = trainer.learning
     trainer.strategy.unwrap(learning.model).load_state_dict(content["model"])
     if learning.ema is not None:
@@ -66,8 +70,8 @@ def _load(trainer: Trainer, content: Content, hyperparameters_changed: bool) -> 
         learning.ema.load_state_dict({"updates": 0, "model": content["model"]} if average is None else average)
     trainer.strategy.load_state_dict(content["strategy"])
     trainer.state.take(content["state"])
-    if hyperparameters_changed:
-        _load_moments(learning.optimizer, content["optimizer"])
+    if changed:
+        _load_but(learning.optimizer, content["optimizer"], {*changed, *SCHEDULED})
         learning.schedule.continue_at(trainer.state.step, content["schedule"])
     else:
         learning.optimizer.load_state_dict(content["optimizer"])
@@ -76,9 +80,11 @@ def _load(trainer: Trainer, content: Content, hyperparameters_changed: bool) -> 
     dict(content["position"])  # raises where it is none
 
 
-def _load_moments(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Load what `saved` knows of each parameter, and leave the numbers of the groups as they are."""
-    groups = optimizer.state_dict()["param_groups"]
-    if [group["params"] for group in groups] != [group["params"] for group in saved["param_groups"]]:
-        raise ValueError("the groups of parameters differ")
+def _load_but(optimizer: Optimizer, saved: dict[str, Any], names: Collection[str]) -> None:
+    """Load a saved state but for the hyperparameters called `names`, which stay as they are."""
+    built = optimizer.state_dict()["param_groups"]
+    groups = [
+        group | {name: own[name] for name in own if name in names}
+        for group, own in zip(saved["param_groups"], built, strict=True)
+    ]
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,9 +111,9 @@ class Trainer:
         if self._saved_step == step or (not self._is_over and self.save() is not None):
             return
         kept = "there is no checkpoint" if self._saved_step is None else f"last.pt is of step {self._saved_step}"
-        best = f", best.pt of step {self.state.best_step}" if self.state.best_score is not None else ""
+        best = f", best.pt of step {self.state.best_step}" if "best" in self.recording.keeper.paths() else ""
         raise RunFailure(
-            f"the last state of the run, that of step {step}, found no room on the disk: {kept}{best}. "
+            f"the last state of the run, that of step {step}, could not be saved: {kept}{best}. "
             f"Make room, and train what is missing again with resume={self.recording.folder.path}"
         )
 
@@ -262,9 +262,9 @@ class Trainer:
             log.error("%s and training goes on (trainer.checkpoint.on_error=continue)", said)
             return None
 
-    def resume(self, content: dict[str, Any], *, hyperparameters_changed: bool = False) -> None:
+    def resume(self, content: dict[str, Any], changed: Collection[str] = ()) -> None:
         """Go on from a checkpoint's content; see `snapshot.restore`."""
-        snapshot.restore(self, content, hyperparameters_changed=hyperparameters_changed)
+        snapshot.restore(self, content, changed)
         self._saved_step = self.state.step
 
     def _stop_if_asked(self) -> None:

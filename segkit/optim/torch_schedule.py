@@ -79,7 +79,7 @@ class TorchSchedule:
             warnings.simplefilter("ignore")  # that the optimizer has not stepped in between
             for _ in range(step):
                 self.step()
-        if self.plateau is not None and "num_bad_epochs" in saved["scheduler"]:
+        if self.plateau is not None and "num_bad_epochs" in saved.get("scheduler", {}):
             self._take_reductions(self.plateau, saved)
 
     def _take_reductions(self, plateau: ReduceLROnPlateau, saved: dict[str, Any]) -> None:
