@@ -180,7 +180,9 @@ def _write(setup: Setup, settings: InitDatasetSettings) -> None:
     batch = batch_size(crop, samples)
     setup.node |= {
         "in_channels": len(mean),
-        # Not as `mean` and `std`, which would win over those of pretrained weights.
+        # Numbers here would win over those of pretrained weights.
+        "mean": None,
+        "std": None,
         "data_mean": [round(value, 4) for value in mean],
         # A channel without any contrast has a spread of 0, by which nothing can be divided.
         "data_std": [max(round(value, 4), 0.001) for value in std],

@@ -79,7 +79,8 @@ def run(config: DictConfig) -> None:
             failures[path] = error
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-    log.info("%d images: %s and %s", len(images) - len(failures), *(output / folder for folder in folders))
+    if len(images) > len(failures):
+        log.info("%d images: %s and %s", len(images) - len(failures), *(output / folder for folder in folders))
     if failures:
         raise _summed_up(failures, len(images), settings)
 

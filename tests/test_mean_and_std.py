@@ -58,6 +58,7 @@ SET = {"mean": [0.6, 0.7, 0.8], "std": [0.9, 0.9, 0.9]}
         ),
         (values(dataset=COUNTED | SET, pretrained=True), (0.6, 0.7, 0.8), "dataset.mean"),
         (values(dataset=SET, model={"mean": [0.0, 0.0, 0.1]}), (0.0, 0.0, 0.1), "model.mean"),
+        (values(model={"mean": None, "std": None}), IMAGENET.mean, "ImageNet"),  # of a file with ${dataset.mean}
         (values(dataset={"in_channels": 1}), (0.449,), "ImageNet"),
         (values(dataset={"in_channels": 5}, pretrained=True), (0.5,) * 5, "the pretrained weights of test_resnet"),
     ],
