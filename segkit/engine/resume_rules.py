@@ -26,7 +26,7 @@ class Effect(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """What a change of the keys that match one of `keys` does, and why. `a.*` is every key below `a`."""
+    """What a change of the keys that match one of `keys` does, and why. `a.*` is `a` and all below it."""
 
     keys: tuple[str, ...]
     effect: Effect
@@ -142,7 +142,7 @@ def rule_of(key: str) -> Rule | None:
     if key in _BY_PATTERN:
         return _BY_PATTERN[key]
     parts = key.replace("[", ".[").split(".")
-    wildcards = (".".join([*parts[:length], "*"]) for length in range(len(parts) - 1, 0, -1))
+    wildcards = (".".join([*parts[:length], "*"]) for length in range(len(parts), 0, -1))
     return next((_BY_PATTERN[pattern] for pattern in wildcards if pattern in _BY_PATTERN), None)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,28 @@ class Reader:
         return facts_of_mask(read_mask(path))
 
 
+def facts(*ids: int, pixels: bytes | None = None) -> Facts:
+    """Those of a mask of one row, whose pixels are its ids if nothing else is said."""
+    pixels = bytes(ids) if pixels is None else pixels
+    return Facts((1, len(pixels)), ids, zlib.crc32(pixels))
+
+
+THREE = facts(0, 3, pixels=bytes([0, 3, 3]))
+
+
 def all_facts(found: Inspection) -> list[Facts | None]:
     return [found.facts(index) for index in range(len(found.sizes))]
 
 
-def test_facts_are_size_and_ids(masks: FileList) -> None:
-    assert facts_of_mask(read_mask(masks[0])) == Facts((1, 3), (0, 3))
-    assert all_facts(inspected(masks, Reader(), None)) == [Facts((1, 3), (0, 3))] * 2
+def test_facts_are_size_ids_and_a_checksum(masks: FileList) -> None:
+    assert facts_of_mask(read_mask(masks[0])) == THREE
+    assert all_facts(inspected(masks, Reader(), None)) == [THREE] * 2
 
 
 def test_sound_files_are_read_once(masks: FileList, tmp_path: Path) -> None:
     first, again = Reader(), Reader()
-    facts = all_facts(inspected(masks, first, tmp_path / "cache.npz"))
-    assert all_facts(inspected(masks, again, tmp_path / "cache.npz")) == facts
+    found = all_facts(inspected(masks, first, tmp_path / "cache.npz"))
+    assert all_facts(inspected(masks, again, tmp_path / "cache.npz")) == found == [THREE] * 2
     assert (sorted(first.reads), again.reads) == (list(masks), [])
 
 
@@ -53,7 +63,7 @@ def test_changed_files_are_read_again(masks: FileList, tmp_path: Path) -> None:
     reader = Reader()
     found = inspected(masks, reader, tmp_path / "cache.npz")
     assert reader.reads == [masks[1]]
-    assert all_facts(found) == [Facts((1, 3), (0, 3)), Facts((1, 4), (1, 2, 3, 4))]
+    assert all_facts(found) == [THREE, facts(1, 2, 3, 4)]
 
 
 def test_new_files_join_those_that_are_known(masks: FileList, tmp_path: Path) -> None:
@@ -61,11 +71,11 @@ def test_new_files_join_those_that_are_known(masks: FileList, tmp_path: Path) ->
     Image.fromarray(np.array([[7]], np.uint8)).save(masks.base / "0.png")
     reader = Reader()
     more = FileList(masks.base, ["0.png", "b.png"])
-    assert all_facts(inspected(more, reader, tmp_path / "cache.npz")) == [Facts((1, 1), (7,)), Facts((1, 3), (0, 3))]
+    assert all_facts(inspected(more, reader, tmp_path / "cache.npz")) == [facts(7), THREE]
     assert reader.reads == [masks.base / "0.png"]
     # Fewer than are known, and in another order.
     fewer = FileList(masks.base, ["b.png", "0.png"])
-    assert all_facts(inspected(fewer, reader, tmp_path / "cache.npz")) == [Facts((1, 3), (0, 3)), Facts((1, 1), (7,))]
+    assert all_facts(inspected(fewer, reader, tmp_path / "cache.npz")) == [THREE, facts(7)]
     assert len(reader.reads) == 1
 
 
@@ -82,7 +92,7 @@ def test_a_call_that_is_cut_short_is_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         inspected(masks, interrupted, tmp_path / "cache.npz")
     reader = Reader()
-    assert all_facts(inspected(masks, reader, tmp_path / "cache.npz")) == [Facts((1, 3), (0, 3))] * 2
+    assert all_facts(inspected(masks, reader, tmp_path / "cache.npz")) == [THREE] * 2
     assert reader.reads == [masks[1]]
 
 
