@@ -54,7 +54,7 @@ def measure(choice: str, size: int, runs: int) -> dict[str, Any]:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", [f"dataset.num_classes={NUM_CLASSES}", *choice.split()])
     values = instantiate.plain(config)
-    model = mean_and_std.build_model(values, mean_and_std.decide(values)).eval()
+    model: Any = mean_and_std.build_model(values, mean_and_std.decide(values)).eval()
     images = torch.randint(256, (1, model.input_channels, size, size), dtype=torch.uint8)
     with torch.inference_mode():
         added = _memory_added(lambda: model(images))

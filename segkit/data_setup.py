@@ -236,7 +236,9 @@ def _write(setup: Setup, settings: InitDatasetSettings) -> None:
     samples = len(train.names)
     batch = settings.batch_size or batch_size(crop, samples)
     setup.node |= {
-        # Not as `mean` and `std`, which would win over those of pretrained weights.
+        # Numbers here would win over those of pretrained weights.
+        "mean": None,
+        "std": None,
         **{f"data_{name}": values for name, values in normalisation.items()},
         "crop_size": crop,
         "epochs": settings.epochs or int(np.clip(round(STEPS * batch / samples), 10, 300)),

@@ -119,7 +119,9 @@ def build(
     train_source, val_source = build_sources(values)
     computed_weights.fill_in(values, train_source)
     image_kind = mean_and_std.image_kind(train_source)
-    normalization = mean_and_std.decide(values, image_kind)
+    normalization = mean_and_std.decide(
+        values, image_kind, None if earlier is None else mean_and_std.stored(earlier.content, earlier.config)
+    )
     transform = instantiate.build(values["transform"], "transform")
     check_masks(transform, train_source.labels, int(values["dataset"].get("in_channels", 3)))
     if settings.trainer.autobatch and earlier is None:

@@ -71,12 +71,20 @@ def left_out(model: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]
     return {key: value for key, value in model.items() if key not in wanted}, wanted
 
 
-def decide(values: Mapping[str, Any], kind: ImageKind | None = None) -> Normalization | None:
+def stored(content: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The mean and std that a checkpoint's content tells of, also one whose config had the numbers themselves."""
+    return {key: value for key, value in config["model"].items() if key in KEYS} | (content.get("normalization") or {})
+
+
+def decide(
+    values: Mapping[str, Any], kind: ImageKind | None = None, earlier: Mapping[str, Any] | None = None
+) -> Normalization | None:
     """What the model's images are to be normalised with; None for a model that takes no mean and std.
 
     The first of these that is there: `model.mean`, `dataset.mean`, what the model's pretrained weights were trained
     with, `dataset.data_mean`, ImageNet's; the same for std. Images in units of their own (`kind`) leave out the two
-    that are shares of a full range. Raises UserError where nothing fits.
+    that are shares of a full range. A run that goes on keeps what it had `earlier`. Raises UserError where nothing
+    fits, and for numbers that are set and were others earlier.
     """
     model, dataset = values["model"], values["dataset"]
     if not set(KEYS) & set(_parameters(model)):
@@ -86,17 +94,26 @@ def decide(values: Mapping[str, Any], kind: ImageKind | None = None) -> Normaliz
     weights = weights and weights.of_channels(channels)
     found: dict[str, Any] = {}
     for key in KEYS:
-        if model.get(key) is not None:
-            found[key], origin = model[key], f"model.{key}"
-        elif dataset.get(key) is not None:
-            found[key], origin = dataset[key], f"dataset.{key}"
+        given = [
+            (node[key], f"{part}.{key}") for part, node in (("model", model), ("dataset", dataset)) if node.get(key)
+        ]
+        before = (earlier or {}).get(key)
+        if given:
+            numbers, origin = given[0]
+            if before and list(before) != list(numbers):
+                raise UserError(
+                    f"resume: {origin}={list(numbers)}, was {list(before)}, which the weights have learnt with. "
+                    "Give the earlier values, or null; docs/resume.md says what may change"
+                )
+        elif before:
+            numbers, origin = before, (earlier or {}).get(f"{key}_from", "as before")
         elif weights is not None and not (kind and kind.has_own_units):
-            found[key], origin = getattr(weights, key), f"the pretrained weights of {name}"
-        elif dataset.get(f"data_{key}") is not None:
-            found[key], origin = dataset[f"data_{key}"], f"dataset.data_{key}"
+            numbers, origin = getattr(weights, key), f"the pretrained weights of {name}"
+        elif dataset.get(f"data_{key}"):
+            numbers, origin = dataset[f"data_{key}"], f"dataset.data_{key}"
         else:
-            found[key], origin = getattr(_imagenet(key, channels, kind), key), "ImageNet"
-        found |= {key: tuple(found[key]), f"{key}_from": origin}
+            numbers, origin = getattr(_imagenet(key, channels, kind), key), "ImageNet"
+        found |= {key: tuple(numbers), f"{key}_from": origin}
     decided = Normalization(**found)
     log.info("images: %s (%s)", _shown(decided), " and ".join(dict.fromkeys([decided.mean_from, decided.std_from])))
     if weights is not None and weights != (decided.mean, decided.std):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,9 @@ def run(config: DictConfig) -> None:
     folders = ("layers" if model.labels.multilabel else "ids", "overlays")
     _prepare(output, folders)
     has_told = False
-    failures: dict[Path, Exception] = {}
+    failures: dict[Path, str | None] = {}
     for name, path in track(
-        list(zip(output_names(list(images)), images.values(), strict=True)),
+        list(zip(output_names(images), images.values(), strict=True)),
         "predicting",
         console=CONSOLE,
         disable=not CONSOLE.is_terminal,
@@ -77,15 +77,17 @@ def run(config: DictConfig) -> None:
         except (UserError, MemoryError, RuntimeError) as error:
             if not isinstance(error, UserError) and not memory.is_shortage(error):
                 raise
-            failures[path] = error
+            # Not the exception, which keeps alive what was in memory.
+            failures[path] = str(error).removeprefix(f"{path}: ") if isinstance(error, UserError) else None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-    log.info("%d images: %s and %s", len(images) - len(failures), *(output / folder for folder in folders))
+    if len(images) > len(failures):
+        log.info("%d images: %s and %s", len(images) - len(failures), *(output / folder for folder in folders))
     if failures:
         raise _summed_up(failures, len(images), settings)
 
 
-def find_images(inputs: str | Sequence[str], output: Path) -> dict[Path, Path]:
+def find_images(inputs: str | Path | Sequence[str], output: Path | None = None) -> dict[Path, Path]:
     """The image files of `inputs`, files and folders with their sub-folders, by the path that names their outputs.
 
     That path is the one within the folder, or of several inputs within the folder that all of them lie in. Links
@@ -93,26 +95,29 @@ def find_images(inputs: str | Sequence[str], output: Path) -> dict[Path, Path]:
 
     Raises UserError when there is none, or for an input that is not there.
     """
-    sources = [Path(path).expanduser() for path in ([inputs] if isinstance(inputs, str) else inputs)]
+    sources = [Path(path).expanduser() for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     for source in sources:
         if not source.exists():
             raise UserError(f"input={source}: no such file or folder")
-    base = None if len(sources) == 1 else Path(os.path.commonpath([source.absolute().parent for source in sources]))
+    # Without "..", with which outputs would leave their folder.
+    places = [os.path.dirname(os.path.abspath(source)) for source in sources]  # noqa: PTH100, PTH120
+    base = None if len(sources) == 1 else os.path.commonpath(places)
     found: dict[Path, Path] = {}
     for source in sources:
         within = source if source.is_dir() else source.parent
         for path in _files(source, output):
-            found[path.absolute().relative_to(base) if base else path.relative_to(within)] = path
+            name = Path(os.path.relpath(path, base)) if base else path.relative_to(within)
+            found[name] = path
     if not found:
         told = ", ".join(map(str, sources))
         raise UserError(f"input={told}: no images in this folder; allowed: {', '.join(sorted(SUFFIXES))}")
     return dict(sorted(found.items()))
 
 
-def _files(source: Path, output: Path) -> list[Path]:
+def _files(source: Path, output: Path | None) -> list[Path]:
     if not source.is_dir():
         return [source]
-    own = {os.path.realpath(output / folder) for folder in WRITTEN}
+    own = set() if output is None else {os.path.realpath(output / folder) for folder in WRITTEN}
     if os.path.realpath(source) in own:
         raise UserError(f"output={output}: its predictions would be written to input={source}; give another folder")
     left_out: dict[str, bool] = {"": False}
@@ -130,7 +135,7 @@ def _files(source: Path, output: Path) -> list[Path]:
     return [source / path for path in files_below(source, SUFFIXES) if not is_left_out(path.rpartition("/")[0])]
 
 
-def output_names(images: Sequence[Path]) -> list[Path]:
+def output_names(images: Collection[Path]) -> list[Path]:
     """For each image the PNG to write: its path with the suffix .png, or with .png added where two would meet."""
     short = {path: path.with_suffix(".png") for path in images}
     full = {path: path.with_name(f"{path.name}.png") for path in images}
@@ -180,23 +185,21 @@ def _predict(model: TrainedModel, path: Path, output: Path, name: Path, opacity:
     _write(output / "overlays" / name, _save_png, overlay(image, mask, model.labels, opacity))
 
 
-def _summed_up(failures: Mapping[Path, Exception], number: int, settings: PredictScriptSettings) -> Exception:
-    """One error for all images that could not be predicted, with what helps."""
-    shortages = {path for path, error in failures.items() if not isinstance(error, UserError)}
+def _summed_up(failures: Mapping[Path, str | None], number: int, settings: PredictScriptSettings) -> Exception:
+    """One error for all images that could not be predicted, and why: None for want of memory; with what helps."""
+    is_short = None in failures.values()
     lines = [f"{len(failures)} of {number} images could not be predicted:"]
-    for path, error in list(failures.items())[:SHOWN_FAILURES]:
-        why = "out of memory" if path in shortages else str(error).removeprefix(f"{path}: ")
-        lines.append(f"  {path}: {why}")
+    lines += [f"  {path}: {why or 'out of memory'}" for path, why in list(failures.items())[:SHOWN_FAILURES]]
     if len(failures) > SHOWN_FAILURES:
         lines.append(f"  and {len(failures) - SHOWN_FAILURES} more")
-    if shortages:
+    if is_short:
         remedies = ["predictor=sliding predictor.window=512, which takes large images apart"]
         if settings.predictor is not None and "window" in settings.predictor:
             remedies = ["a smaller predictor.window, predictor.batch_size=1"]
         remedies.append("images cut into tiles")
         lines.append(f"What helps when memory is short: {'; '.join(remedies)}")
     message = "\n".join(lines)
-    return DataError(message) if len(failures) == number and not shortages else RunFailure(message)
+    return DataError(message) if len(failures) == number and not is_short else RunFailure(message)
 
 
 def overlay(image: NDArray[Any], mask: NDArray[Any], labels: LabelSpace, opacity: float) -> NDArray[np.uint8]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,7 @@ SET = {"mean": [0.6, 0.7, 0.8], "std": [0.9, 0.9, 0.9]}
         ),
         (values(dataset=COUNTED | SET, pretrained=True), (0.6, 0.7, 0.8), "dataset.mean"),
         (values(dataset=SET, model={"mean": [0.0, 0.0, 0.1]}), (0.0, 0.0, 0.1), "model.mean"),
+        (values(model={"mean": None, "std": None}), IMAGENET.mean, "ImageNet"),  # of a file with ${dataset.mean}
         (values(dataset={"in_channels": 1}), (0.449,), "ImageNet"),
         (values(dataset={"in_channels": 5}, pretrained=True), (0.5,) * 5, "the pretrained weights of test_resnet"),
     ],
@@ -131,6 +134,17 @@ def test_images_in_units_of_their_own_get_no_shares_of_a_full_range():
         decide(values(dataset={"in_channels": 5}))
 
 
+def test_a_run_that_goes_on_keeps_what_it_had():
+    earlier = mean_and_std.stored({}, {"model": {"mean": [0.4] * 3, "std": [0.2] * 3}})  # as version 0.1 kept it
+    found = decide(values(dataset=COUNTED, pretrained=True), earlier=earlier)
+    assert found == Normalization((0.4,) * 3, (0.2,) * 3, "as before", "as before")
+    assert decide(values(dataset={"mean": [0.4] * 3}), earlier=earlier) is not None
+    with pytest.raises(UserError, match=r"dataset\.mean=\[0\.6, 0\.7, 0\.8\].*\[0\.4, 0\.4, 0\.4\]"):
+        decide(values(dataset=SET), earlier=earlier)
+    again = mean_and_std.stored({"normalization": asdict(found)}, {"model": {}})
+    assert decide(values(dataset=COUNTED), OWN_UNITS, again) == found
+
+
 def test_a_class_that_does_not_say_is_named(caplog: pytest.LogCaptureFixture):
     config = values(pretrained=True) | {"dataset": {}}
     config["model"]["backbone"]["_target_"] = "tests.test_mean_and_std.OwnBackbone"
@@ -179,7 +193,7 @@ def test_checkpoints_of_before_keep_what_their_config_says(finished: Path, tmp_p
     content = dict(checkpoint.read(finished / "checkpoints" / "last.pt"))
     assert content.pop("normalization")["mean"] == (0.47, 0.46, 0.46)
     content.pop("images")
-    config = json.loads(content["config"])
+    config = copy.deepcopy(content["config"])
     config["model"] |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     config["backbone"]["pretrained"] = config["model"]["backbone"]["pretrained"] = True
     weights = {"normalize.mean": torch.tensor(IMAGENET.mean), "normalize.std": torch.tensor(IMAGENET.std)}

@@ -111,8 +111,13 @@ RULES = (
     _rule(
         Effect.REFUSED,
         "dataset.num_classes dataset.class_names dataset.colors dataset.ignore_index dataset.multilabel "
-        "dataset.class_mapping dataset.mask_format dataset.ignore_colors dataset.in_channels dataset.mean dataset.std",
+        "dataset.class_mapping dataset.mask_format dataset.ignore_colors dataset.in_channels",
         "the weights have learned these classes and channels",
+    ),
+    _rule(
+        Effect.FREE,
+        "dataset.mean dataset.std dataset.data_mean dataset.data_std model.mean model.std",
+        "images stay normalised as they were; other numbers for dataset.mean and dataset.std are refused",
     ),
     _rule(Effect.REFUSED, "model.* backbone.*", "the weights are those of another model"),
     _rule(

@@ -163,6 +163,7 @@ def test_after_init_dataset_the_next_command_trains(call: Call, tmp_path: Path, 
     assert node["class_mapping"] == {0: 0, 255: 1}
     assert node["crop_size"] == 32
     assert all(0 < value < 1 for value in node["data_mean"] + node["data_std"])
+    assert node["mean"] is node["std"] is None  # which would win over what pretrained weights were trained with
     done = call(train.main, "--config-dir", "mine", "experiment=new_one", *TINY, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     assert summary(tmp_path / "run")["status"] == "completed"

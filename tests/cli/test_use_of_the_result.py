@@ -22,7 +22,7 @@ from segkit.contracts import Prediction
 from segkit.engine import checkpoint
 from segkit.errors import UserError
 from segkit.predict.whole import Whole
-from segkit.prediction import is_georeferenced
+from segkit.prediction import find_images, is_georeferenced
 from segkit.resizing import resize_logits
 from tests.conftest import Ended, run, summary
 
@@ -169,6 +169,8 @@ def test_predict_takes_several_inputs(call: Callable[..., Ended], finished: Path
     done = call(main, f"run={finished}", "input=[x/a.png,y]", "output=out")
     assert done.returncode == 0, done.stderr
     assert ids_below(tmp_path / "out" / "ids") == ["x/a.png", "y/a.png", "y/deep/b.png"]
+    outside = {str(name) for name in find_images(["x", f"../{tmp_path.name}/y/a.png", "y/../x/a.png"])}
+    assert outside == {"x/a.png", "y/a.png"}
 
 
 @pytest.mark.parametrize("script", [main, evaluate])
