@@ -77,6 +77,7 @@ def explained(error: Exception, config_name: str, options: Options) -> str:
         _of_several_values(text, options),
         _of_no_option(text, overrides, options),
         _of_key(text, config_name, overrides, options),
+        _of_wrong_kind(error, overrides),
     ):
         if found:
             return found
@@ -105,6 +106,7 @@ def _shortened(error: Exception) -> str:
 def as_text(key: str, value: str) -> str:
     """What to type in a shell so that `value` is taken as text, whatever Hydra's grammar would make of it."""
     plain = '"' not in value and "\\" not in value
+    value = value.replace("${", "\\${")
     return shlex.quote(f'{key}="{value}"' if plain else f"{key}={quoted(value)}")
 
 
@@ -180,6 +182,17 @@ def _of_several_values(text: str, options: Options) -> str | None:
     key, _, value = override.partition("=")
     message = f"{override}: several values are several runs, which -m starts one after another"
     return message if options.names(key.lstrip("+")) else f"{message}. As one text, type: {as_text(key, value)}"
+
+
+def _of_wrong_kind(error: Exception, overrides: Sequence[str]) -> str | None:
+    """About a value of one of Hydra's own keys that they do not take, or an interpolation of nothing."""
+    last = [cause for cause in _causes(error) if isinstance(cause, OmegaConfBaseException)][-1:]
+    key = last[0].full_key if last else None
+    given = [override for override in overrides if override.lstrip("+").partition("=")[0] == key]
+    if not key or not given:
+        return None
+    reason = str(last[0]).strip().splitlines()[0]
+    return f"{given[-1]}: {reason}. As text, type: {as_text(key, given[-1].partition('=')[2])}"
 
 
 def _of_no_option(text: str, overrides: Sequence[str], options: Options) -> str | None:
