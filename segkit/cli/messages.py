@@ -8,7 +8,6 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -219,7 +218,11 @@ def _of_key(text: str, config_name: str, overrides: Sequence[str], options: Opti
     unknown = UNKNOWN.search(text)
     keys = [unknown.group(1)] if unknown else [o.lstrip("+~").partition("=")[0] for o in overrides]
     if unknown and ("defaults list" in text or "Did you mean to override" in text or "/" in keys[0]):
-        return _of_group(keys[0].partition("=")[0], config_name, overrides, options)
+        inside = re.match(r"In '([^']+)': ", text)
+        group = keys[0].partition("=")[0]
+        if inside and options.names(group):
+            return f"{inside.group(1)}.yaml: 'override /{group}' finds no {group} chosen before it in the defaults lists"
+        return _of_group(group, config_name, overrides, options)
     if "An item is already at" in text:
         return f"{keys[0]}: is there already; give it another value without the plus, as {keys[0]}=VALUE"
     config = _composed(config_name, [o for o in overrides if o.partition("=")[0] not in keys], options)

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 
 from segkit.errors import UserError
 
-
 UNION_MEMBER = re.compile(r"(function|constrained)-|\w+(-or-\w+)?\[")
 """How pydantic names the member of a union that it has tried, among the keys."""
 
