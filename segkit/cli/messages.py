@@ -221,7 +221,9 @@ def _of_key(text: str, config_name: str, overrides: Sequence[str], options: Opti
         inside = re.match(r"In '([^']+)': ", text)
         group = keys[0].partition("=")[0]
         if inside and options.names(group):
-            return f"{inside.group(1)}.yaml: 'override /{group}' finds no {group} chosen before it in the defaults lists"
+            return (
+                f"{inside.group(1)}.yaml: 'override /{group}' finds no {group} chosen before it in the defaults lists"
+            )
         return _of_group(group, config_name, overrides, options)
     if "An item is already at" in text:
         return f"{keys[0]}: is there already; give it another value without the plus, as {keys[0]}=VALUE"

@@ -24,7 +24,9 @@ def test_a_name_with_odd_characters_is_taken_as_typed(text: str):
     assert override.value() == text
 
 
-@pytest.mark.parametrize("text", [*PATHS, "a,b", "[a]", "{b}", "it's", 'a"b', "a'b\"c", "f(x)", "1e5", "null", "x\\", ""])
+@pytest.mark.parametrize(
+    "text", [*PATHS, "a,b", "[a]", "{b}", "it's", 'a"b', "a'b\"c", "f(x)", "1e5", "null", "x\\", ""]
+)
 def test_what_a_message_says_to_type_is_read_as_that_text(text: str):
     (typed,) = shlex.split(as_text("key", text))
     override = parsed(readable(typed))
