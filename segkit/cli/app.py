@@ -75,8 +75,8 @@ def launch(config_name: str, task: Task) -> None:
     with lasting_streams():
         try:
             try:
+                require_one_process()  # before signals are listened for: its waiting ends without a word
                 with signals, closing:
-                    require_one_process()
                     sys.argv[1:] = arranged(sys.argv[1:])
                     if mixed := Options.of(CONF, sys.argv[1:]).mixed(sys.argv[1:]):
                         raise UserError(mixed)
@@ -122,7 +122,7 @@ class _Ended(BaseException):
         self.error = error
 
 
-MULTIRUN_ONLY = ("hydra/sweeper", "hydra/launcher", "hydra.sweeper.", "hydra.launcher.", "hydra.sweep.")
+MULTIRUN_ONLY = ("sweep=", "hydra/sweeper", "hydra/launcher", "hydra.sweeper.", "hydra.launcher.", "hydra.sweep.")
 
 
 def _require_multirun() -> None:
@@ -130,10 +130,10 @@ def _require_multirun() -> None:
     config = HydraConfig.get()
     if config.mode is RunMode.MULTIRUN:
         return
-    unread = [o for o in config.overrides.task if str(o).startswith("sweep=")]
-    unread += [o for o in config.overrides.hydra if str(o).startswith(MULTIRUN_ONLY)]
+    overrides: Any = OmegaConf.to_container(config.overrides, resolve=False)  # ${...} in them means the whole config
+    unread = [o for o in [*overrides["task"], *overrides["hydra"]] if o.startswith(MULTIRUN_ONLY)]
     if unread:
-        raise UserError(f"{unread[0]}: read with -m only, as in python train.py -m {' '.join(map(str, unread))}")
+        raise UserError(f"{unread[0]}: read with -m only, as in python train.py -m {' '.join(unread)}")
 
 
 def _say(message: str) -> None:

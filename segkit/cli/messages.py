@@ -8,7 +8,6 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -77,6 +76,7 @@ def explained(error: Exception, config_name: str, options: Options) -> str:
         _of_several_values(text, options),
         _of_no_option(text, overrides, options),
         _of_key(text, config_name, overrides, options),
+        _of_wrong_kind(error, overrides),
     ):
         if found:
             return found
@@ -105,6 +105,7 @@ def _shortened(error: Exception) -> str:
 def as_text(key: str, value: str) -> str:
     """What to type in a shell so that `value` is taken as text, whatever Hydra's grammar would make of it."""
     plain = '"' not in value and "\\" not in value
+    value = value.replace("${", "\\${")
     return shlex.quote(f'{key}="{value}"' if plain else f"{key}={quoted(value)}")
 
 
@@ -182,6 +183,17 @@ def _of_several_values(text: str, options: Options) -> str | None:
     return message if options.names(key.lstrip("+")) else f"{message}. As one text, type: {as_text(key, value)}"
 
 
+def _of_wrong_kind(error: Exception, overrides: Sequence[str]) -> str | None:
+    """About a value of one of Hydra's own keys that they do not take, or an interpolation of nothing."""
+    last = [cause for cause in _causes(error) if isinstance(cause, OmegaConfBaseException)][-1:]
+    key = last[0].full_key if last else None
+    given = [override for override in overrides if override.lstrip("+").partition("=")[0] == key]
+    if not key or not given:
+        return None
+    reason = str(last[0]).strip().splitlines()[0]
+    return f"{given[-1]}: {reason}. As text, type: {as_text(key, given[-1].partition('=')[2])}"
+
+
 def _of_no_option(text: str, overrides: Sequence[str], options: Options) -> str | None:
     twice = re.match(r"Multiple values for (\S+)\. To override a value use 'override", text)
     if twice and f"+{twice.group(1)}" in [override.partition("=")[0] for override in overrides]:
@@ -206,7 +218,13 @@ def _of_key(text: str, config_name: str, overrides: Sequence[str], options: Opti
     unknown = UNKNOWN.search(text)
     keys = [unknown.group(1)] if unknown else [o.lstrip("+~").partition("=")[0] for o in overrides]
     if unknown and ("defaults list" in text or "Did you mean to override" in text or "/" in keys[0]):
-        return _of_group(keys[0].partition("=")[0], config_name, overrides, options)
+        inside = re.match(r"In '([^']+)': ", text)
+        group = keys[0].partition("=")[0]
+        if inside and options.names(group):
+            return (
+                f"{inside.group(1)}.yaml: 'override /{group}' finds no {group} chosen before it in the defaults lists"
+            )
+        return _of_group(group, config_name, overrides, options)
     if "An item is already at" in text:
         return f"{keys[0]}: is there already; give it another value without the plus, as {keys[0]}=VALUE"
     config = _composed(config_name, [o for o in overrides if o.partition("=")[0] not in keys], options)

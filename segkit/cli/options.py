@@ -50,7 +50,7 @@ class Options:
         return next((file for file in places if file.is_file()), None)
 
     def mixed(self, overrides: Sequence[str]) -> str | None:
-        """A finding about a choice of several options of which each makes an object: only their keys would be merged."""
+        """A finding about a choice of several options that each make an object: only their keys would be merged."""
         for override in overrides:
             read = parsed(override)
             value = None if read is None or read.is_sweep_override() else read.value()
@@ -97,7 +97,7 @@ class Options:
             listed = content.get("defaults")
             for item in listed if isinstance(listed, list) else []:
                 if isinstance(item, str) and item[:1] not in "_/" and item not in names:
-                    names.append(item)  # noqa: B909 - and is looked at in its turn
+                    names.append(item)
         return contents
 
 

@@ -34,9 +34,9 @@ def require_one_process() -> None:
         sys.exit(2)
     command = " ".join([os.path.basename(sys.argv[0]), "..."])  # noqa: PTH119
     raise UserError(
-        f"{size}={os.environ[size]}: {launcher} has started this command several times ({rank} says which is which), "
-        "and each would do all the work by itself. segkit uses one device a run so far. "
-        f"Start it once: python {command}; several runs side by side: -m with hydra/launcher=joblib"
+        f"{size}={os.environ[size]}: {launcher} has started this command several times, each of which would do all the "
+        f"work. A run uses one process and one device. Start it once: python {command} (or unset {size} and {rank} if "
+        "they are left over)"
     )
 
 

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segkit.cli.processes import require_one_process
+from segkit.cli.streams import lasting_streams
 from segkit.credentials import hidden
+from segkit.errors import UserError
 
 if TYPE_CHECKING:
     from segkit.tracking.run_folder import Destination
@@ -20,6 +23,16 @@ ATTEMPTS = 3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when everything found has been delivered, 1 when something has not, 2 for wrong input."""
+    with lasting_streams():
+        try:
+            require_one_process()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="sync_mlflow.py",
         description="Send to MLflow what is still waiting in run folders. Each run goes where its "

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from segkit.errors import UserError
+
+UNION_MEMBER = re.compile(r"(function|constrained)-|\w+(-or-\w+)?\[")
+"""How pydantic names the member of a union that it has tried, among the keys."""
 
 
 class ConfigError(UserError):
@@ -37,11 +41,14 @@ def describe(error: ValidationError, settings: type[BaseModel] | None = None, pr
     """All findings of a pydantic error, one line each: the key, what was found, what is allowed."""
     lines: list[str] = []
     for finding in error.errors(include_url=False):
-        location = tuple(part for part in finding["loc"] if not str(part).startswith(("function-", "constrained-")))
+        location = tuple(part for part in finding["loc"] if not UNION_MEMBER.match(str(part)))
         key = ".".join([*([prefix] if prefix else []), *map(str, location)])
         match finding["type"]:
             case "extra_forbidden" if settings is not None:
                 lines.append(unknown_key(key, _keys_at(settings, location[:-1])))
+            case "odd_value":
+                message = finding["msg"]
+                lines.append(f"{key}{message}" if message.startswith(".") or not key else f"{key}: {message}")
             case "missing":
                 lines.append(f"{key}: missing; give it a value")
             case _:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,8 +21,10 @@ from typing import Any
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 from segkit.config.errors import ConfigError, describe, unknown_key
+from segkit.config.values import odd_values
 from segkit.credentials import hidden, revealed
 from segkit.quick_imports import quick_imports
 
@@ -68,7 +71,18 @@ def plain(config: Any) -> Any:
         if missing:
             raise ConfigError("\n".join(f"{key}: missing; give it a value, as in {key}=..." for key in missing))
         config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        if strange := list(_not_plain(config)):
+            raise ConfigError("\n".join(strange))
     return hidden(config)
+
+
+def _not_plain(values: Any, key: str = "") -> Iterator[str]:
+    """Findings about what YAML and OmegaConf know and a config may not hold: bytes, keys that are no text."""
+    if isinstance(values, dict | list):
+        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from _not_plain(value, f"{key}.{name}" if key else str(name))
+    elif values is not None and not isinstance(values, str | int | float | bool):
+        yield f"{key}: should be text, a number, true, false, null, a list or keys with values (found {values!r})"
 
 
 def locate(target: str, key: str) -> Callable[..., Any]:
@@ -102,7 +116,7 @@ def nodes(config: Any, key: str) -> Iterator[tuple[str, Node]]:
             yield from nodes(value, f"{key}.{name}")
     elif isinstance(config, Sequence) and not isinstance(config, str):
         for index, value in enumerate(config):
-            yield from nodes(value, f"{key}[{index}]")
+            yield from nodes(value, f"{key}.{index}")
 
 
 def _holds_node(value: Any) -> bool:
@@ -124,8 +138,9 @@ def _fits(value: Any, annotation: Any) -> str | None:
         adapter.validate_python(value)
     except ValidationError as error:
         return describe(error)
-    except (PydanticSchemaGenerationError, TypeError, NameError, AttributeError):
-        pass
+    except (PydanticSchemaGenerationError, SchemaError, TypeError, NameError, AttributeError):
+        if inspect.isclass(annotation) and value is not None:  # one that pydantic cannot read, such as a protocol
+            return f": should be an object, which keys with a _target_ describe (found {value!r})"
     return None
 
 
@@ -155,10 +170,11 @@ def check_node(node: Node, key: str, supplied: Sequence[str] = ()) -> list[str]:
             continue
         if name not in named and not takes_any:
             findings.append(unknown_key(f"{key}.{name}", named - set(supplied)))
-        elif name in annotations and not _holds_node(value):
-            wrong = _fits(value, annotations[name])
-            if wrong:
-                findings += [f"{key}.{name}{line}" for line in _prefixed(wrong)]
+        elif not _holds_node(value):
+            default = parameters[name].default if name in parameters else None
+            odd = [f"{place}{text}" for place, text in odd_values(value, annotations.get(name, Any), default)]
+            wrong = _fits(value, annotations[name]) if name in annotations and not odd else None
+            findings += [f"{key}.{name}{line}" for line in (odd or _prefixed(wrong or ""))]
     if not node.get("_partial_") and "_args_" not in node:
         for name, parameter in parameters.items():
             needed = parameter.default is parameter.empty and name in named
@@ -221,13 +237,17 @@ def build(config: Any, key: str, *, supplied: Sequence[str] = ()) -> Any:
     """
     config = revealed(config, key)
     check(config, key, supplied)
-    return _construct(config)
+    return _construct(config, key)
 
 
-def _construct(config: Any) -> Any:
+REFUSALS = (ValueError, TypeError, RuntimeError, AssertionError, ArithmeticError, LookupError, AttributeError)
+"""How constructors that do not check their arguments fail with them."""
+
+
+def _construct(config: Any, key: str) -> Any:
     from hydra.errors import InstantiationException
 
-    from segkit.errors import UserError
+    from segkit.errors import RunFailure, UserError
 
     try:
         return hydra_instantiate(config, _convert_="all")
@@ -237,6 +257,11 @@ def _construct(config: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        if isinstance(cause, ValueError | TypeError):
-            raise ConfigError(f"{str(error).strip()}") from cause
+        if isinstance(cause, REFUSALS) and not isinstance(cause, RunFailure):
+            raise ConfigError(f"{key}: cannot be built with these values. {_told(error, key)}") from cause
         raise (cause or error) from None
+
+
+def _told(error: Exception, key: str) -> str:
+    """Hydra's report of a constructor that failed, with the key as it stands in the whole config."""
+    return re.sub(r"\nfull_key: (.*)", rf"\nkey: {key}.\1", str(error).strip())

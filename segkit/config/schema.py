@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from segkit.config.errors import ConfigError, describe
+from segkit.config.values import odd_values
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -19,6 +30,16 @@ SettingsT = TypeVar("SettingsT", bound="Settings")
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_odd_value(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        # What a node holds is held against its constructor.
+        odd = [] if isinstance(value, dict) else [f"{at}{text}" for at, text in odd_values(value, annotation)]
+        if odd:
+            raise PydanticCustomError("odd_value", "{finding}", {"finding": odd[0].removeprefix(": ")})
+        return value
 
 
 class CheckpointSettings(Settings):
@@ -124,6 +145,14 @@ class RootSettings(Settings):
     predictor: dict[str, Any]
     tracker: dict[str, Any]
     paths: dict[str, str]
+
+    @model_validator(mode="after")
+    def backbone_is_used(self) -> RootSettings:
+        if self.backbone is not None and "backbone" not in self.model and self.backbone not in self.model.values():
+            raise PydanticCustomError(
+                "odd_value", "backbone: nothing reads it; {model} takes no backbone", {"model": self.model["_target_"]}
+            )
+        return self
 
 
 class EvaluateScriptSettings(Settings):

@@ -4,14 +4,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from segkit.contracts import LabelSpace, Sample, UserError
 from segkit.data.inspection import Faults
 
 Split = Literal["train", "val", "test"]
+Positive = Annotated[int, Field(gt=0)]
+ClassId = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Spread = Annotated[float, Field(gt=0)]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -43,17 +47,17 @@ class Source:
     """
 
     split: Split
-    num_classes: int
-    ignore_index: int = 255
-    class_names: Sequence[str] | None = None
-    colors: Sequence[Sequence[int]] | None = None
+    num_classes: Positive
+    ignore_index: ClassId = 255
+    class_names: Sequence[Annotated[str, Field(min_length=1)]] | None = None
+    colors: Sequence[Sequence[Annotated[int, Field(ge=0, le=255)]]] | None = None
     mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    std: Sequence[Spread] | None = None
     data_mean: Sequence[float] | None = None
-    data_std: Sequence[float] | None = None
-    in_channels: int = 3
-    crop_size: int | Sequence[int] = 256
-    epochs: int = 30
+    data_std: Sequence[Spread] | None = None
+    in_channels: Positive = 3
+    crop_size: Positive | Sequence[Positive] = 256
+    epochs: Positive = 30
     multilabel: bool = False
     on_error: Literal["raise", "skip"] = "raise"
     decoded_cache: Literal["disk", "ram"] | None = None

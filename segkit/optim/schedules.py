@@ -88,6 +88,8 @@ def poly(
     warmup_epochs: float | None = None,
 ) -> FactorSchedule:
     """(1 - progress)^power, which falls to 0 just after the last step: DeepLab's (arXiv 1606.00915)."""
+    if not power >= 0:
+        raise UserError(f"scheduler.power={power}; allowed: numbers from 0 up")
     warmup = warmup_length(total_steps, steps_per_epoch, steps=warmup_steps, epochs=warmup_epochs)
     length = total_steps - warmup
     return FactorSchedule(optimizer, lambda step: (1 - step / length) ** power, warmup=warmup, last=total_steps)

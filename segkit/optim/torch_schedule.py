@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from segkit.contracts import UserError
 from segkit.optim.schedules import warmup_length
 
 HISTORY = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
@@ -42,7 +43,10 @@ class TorchSchedule:
         self.optimizer = optimizer
         self.warmup = warmup_length(total_steps, steps_per_epoch, steps=warmup_steps, epochs=warmup_epochs)
         self.every = steps_per_epoch if interval == "epoch" else 1
-        self.scheduler = _built(scheduler, optimizer)
+        try:
+            self.scheduler = _built(scheduler, optimizer)
+        except (ValueError, TypeError, ArithmeticError, AssertionError) as error:
+            raise UserError(f"scheduler.scheduler cannot be built with these values: {error}") from error
         self.plateau = self.scheduler if isinstance(self.scheduler, ReduceLROnPlateau) else None
         self.current = 0
         self.start = [group["lr"] for group in optimizer.param_groups]

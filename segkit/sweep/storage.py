@@ -94,7 +94,7 @@ def open_storage(url: str) -> BaseStorage:
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
                 _make_sqlite(url, path)
-            sqlite = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_S}})
+            sqlite = RDBStorage(_for_sqlalchemy(url), engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_S}})
             return optuna.storages.get_storage(sqlite)
     except (StorageInternalError, SQLAlchemyError, ImportError, ValueError, RuntimeError, OSError) as error:
         reason = masked(str(error)).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -111,9 +111,14 @@ def _make_sqlite(url: str, path: Path) -> None:
     """Make a store aside and move it in place: killed in between, a store with half its tables opens no more."""
     fresh = path.with_name(f".{path.name}.fresh")
     fresh.unlink(missing_ok=True)
-    made = RDBStorage(url.replace(str(path), str(fresh)))
+    made = RDBStorage(_for_sqlalchemy(url.replace(str(path), str(fresh))))
     made.engine.dispose()
     fresh.replace(path)
+
+
+def _for_sqlalchemy(url: str) -> str:
+    """A URL whose file SQLAlchemy finds under the very name given, in which it takes ? and %20 for its own."""
+    return url.replace("%", "%25").replace("?", "%3F")
 
 
 @contextlib.contextmanager
