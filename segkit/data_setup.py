@@ -20,10 +20,11 @@ from segkit.contracts import DataError, SampleSource, UserError
 from segkit.data.channels import choose_channels
 from segkit.data.class_names import NamedClass, find_class_names
 from segkit.data.folds import make_lists
+from segkit.data.found_splits import SPLITS, Wanted
 from segkit.data.label_choice import Labels, Said, choose_labels
 from segkit.data.mask_survey import MOST_VALUES, Survey, survey
 from segkit.data.path_words import SplitName
-from segkit.data.recognition import SPLITS, Kind, Layout, Wanted, recognise
+from segkit.data.recognition import Kind, Layout, recognise
 from segkit.data.statistics import Counted
 from segkit.data_check import bar_of, counted_with_progress
 from segkit.setup_summary import draw_examples, say, say_end
@@ -172,7 +173,7 @@ def _surveyed(masks: list[Path], classes: list[NamedClass], settings: InitDatase
     colors = {(code >> 16, code >> 8 & 255, code & 255) for code in by_color.values}
     if not colors <= listed:
         return found
-    say("", "the palettes of the masks differ from file to file; all their colours are listed, so these count", "yellow")
+    say("", "palettes differ from mask to mask; all their colours are listed, so these are what counts", "yellow")
     return by_color
 
 

@@ -19,9 +19,9 @@ from segkit.errors import printable
 
 FILES = (
     "classes.txt class_names.txt labels.txt label_names.txt names.txt label_colors.txt labelmap.txt label_map.txt "
-    "codes.txt colors.txt obj.names class_dict.csv classes.csv labels.csv class_names.csv label_colors.csv _classes.csv "
-    "classes.json class_names.json labels.json label_map.json id2label.json label2id.json categories.json notes.json "
-    "dataset.json classes.yaml classes.yml data.yaml data.yml"
+    "codes.txt colors.txt obj.names class_dict.csv classes.csv labels.csv class_names.csv label_colors.csv "
+    "_classes.csv classes.json class_names.json labels.json label_map.json id2label.json label2id.json categories.json "
+    "notes.json dataset.json classes.yaml classes.yml data.yaml data.yml"
 ).split()
 NOT_A_CLASS = frozenset(
     "void ignore ignored unlabeled unlabelled unlabeled_area unknown_area _ignore_ dontcare dont_care".split()
@@ -155,9 +155,9 @@ def _from_lines(text: str) -> list[NamedClass]:
         if len(numbers) in (3, 4) and max(numbers[-3:]) <= 255:
             color = (numbers[-3], numbers[-2], numbers[-1])
             found.append(NamedClass(name, numbers[0] if len(numbers) == 4 else None, color))
-        elif len(numbers) == 1 and words[0].isdigit():
-            found.append(NamedClass(name, numbers[0]))
-        elif len(numbers) == 1 and words[-1].isdigit() and re.search(r"[,;:\t]\s*\d+$", line):
+        elif (len(numbers) == 1 and words[0].isdigit()) or (
+            len(numbers) == 1 and words[-1].isdigit() and re.search(r"[,;:\t]\s*\d+$", line)
+        ):
             found.append(NamedClass(name, numbers[0]))
         else:
             found.append(NamedClass(line))

@@ -15,10 +15,11 @@ from segkit.data.content import UnusableError, read_text
 from segkit.data.file_list import files_below
 from segkit.data.found_pairs import Pair
 from segkit.data.pairing import COLUMN_NAMES, below, columns_of, key_of, same_spelling
-from segkit.data.path_words import SplitWord, bare, meaning_of
+from segkit.data.path_words import Role, SplitWord, meaning_of, without_beginning, without_ending
 
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+ROLES: tuple[Role, ...] = ("image", "mask")
 DEPTH = 3
 """Folders below the data set's in which lists are looked for."""
 SPLIT_COLUMNS = frozenset({"split", "set", "subset", "phase", "partition", "fold", "usage"})
@@ -43,7 +44,8 @@ class NameIndex:
                 folder, stem = posixpath.split(key_of(name))
                 texts = {same_spelling(name), posixpath.join(folder, stem)}
                 if bare_too:
-                    texts |= {posixpath.join(folder, bare(stem, role)) for role in ("image", "mask")}
+                    cut = {cut(stem, role) for cut in (without_ending, without_beginning) for role in ROLES}
+                    texts |= {posixpath.join(folder, shorter) for shorter in cut}
                 for text in texts:
                     self._add(self._full, text, item)
                     parts = text.split("/")
@@ -75,10 +77,17 @@ class ListFile:
     split: SplitWord
     items: list[int]
     unknown: list[str]
+    lines: list[str]
 
     @property
     def is_usable(self) -> bool:
         return len(self.items) > len(self.unknown)
+
+    def describe_unknown(self) -> str:
+        """How many lines mean nothing, with one of them."""
+        lines = len(self.unknown) + len(self.items)
+        shown = repr(self.unknown[0]) if self.unknown else "nothing, as it is empty"
+        return f"{self.name}: {len(self.unknown)} of {lines} lines name no pair here, such as {shown}"
 
 
 def find_lists(root: Path, pairs: Sequence[Pair], folder: str | None) -> list[dict[SplitWord, ListFile]]:
@@ -106,8 +115,8 @@ def find_lists(root: Path, pairs: Sequence[Pair], folder: str | None) -> list[di
 
 
 def _read_list(name: str, split: SplitWord, text: str, index: NameIndex) -> ListFile:
-    found = ListFile(name, split, [], [])
-    for number, line in enumerate(filter(None, map(str.strip, text.split("\n")))):
+    found = ListFile(name, split, [], [], [line for line in map(str.strip, text.split("\n")) if line])
+    for number, line in enumerate(found.lines):
         columns = list(columns_of(line))
         item = next((item for column in columns if (item := index.find(column)) is not None), None)
         if item is not None:

@@ -33,13 +33,15 @@ ASIDE_WORDS = frozenset(
 """What is derived from masks or images, or tells objects of one class apart: no masks of classes."""
 
 MASK_ENDING = re.compile(
-    r"[_\-. ](?:mask|masks|label|labels|labelids|labeltrainids|trainids|train_id|gt|seg|segmentation|annotation|annot|ann|"
-    r"anno|lbl|target|truth|trimap|groundtruth|ground_truth|gtfine_labelids|(?-i:L))(?:[_\-]\d{1,2})?$",
+    r"[_\-. ](?:mask|masks|label|labels|labelids|labeltrainids|trainids|train_id|gt|seg|segmentation|annotation|annot|"
+    r"ann|anno|lbl|target|truth|trimap|groundtruth|ground_truth|gtfine_labelids|(?-i:L))(?:[_\-]\d{1,2})?$",
     re.IGNORECASE,
 )
 IMAGE_ENDING = re.compile(r"[_\-. ](?:image|img|photo|rgb|sat|input|leftimg8bit|0000)$", re.IGNORECASE)
-MASK_BEGINNING = re.compile(r"^(?:mask|label|lbl|gt|seg|segmentation|annotation|target)[_\-. ]?(?=\d)", re.IGNORECASE)
-IMAGE_BEGINNING = re.compile(r"^(?:image|img|photo|rgb|input|frame|sat)[_\-. ]?(?=\d)", re.IGNORECASE)
+MASK_BEGINNING = re.compile(
+    r"^(?:mask|label|lbl|gt|seg|segmentation|annotation|target)(?:[_\-. ]+|(?=\d))", re.IGNORECASE
+)
+IMAGE_BEGINNING = re.compile(r"^(?:image|img|photo|rgb|input|frame|sat)(?:[_\-. ]+|(?=\d))", re.IGNORECASE)
 
 
 def _any_of(words: Iterable[str]) -> str:
@@ -87,11 +89,14 @@ def _one(splits: set[SplitName]) -> SplitWord | None:
     return next(iter(splits)) if len(splits) == 1 else None
 
 
-def bare(stem: str, role: Role) -> str:
-    """The stem of a file without what its name says of its role: x_gt, mask_12, x_leftImg8bit."""
-    ending, beginning = (MASK_ENDING, MASK_BEGINNING) if role == "mask" else (IMAGE_ENDING, IMAGE_BEGINNING)
-    shorter = ending.sub("", stem)
-    return shorter if shorter != stem else beginning.sub("", stem)
+def without_ending(stem: str, role: Role) -> str:
+    """The stem of a file without what its end says of its role: x_gt, x_leftImg8bit."""
+    return (MASK_ENDING if role == "mask" else IMAGE_ENDING).sub("", stem)
+
+
+def without_beginning(stem: str, role: Role) -> str:
+    """The same without what its beginning says: mask_12."""
+    return (MASK_BEGINNING if role == "mask" else IMAGE_BEGINNING).sub("", without_ending(stem, role))
 
 
 def names_a_mask(stem: str) -> bool:
