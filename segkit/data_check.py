@@ -21,7 +21,10 @@ from segkit.config import instantiate
 from segkit.config.schema import CheckDataSettings, checked
 from segkit.contracts import DataError, LabelSpace, SampleSource, UserError
 from segkit.data.files import Files
+from segkit.data.mask_survey import runs, survey_of_ids
+from segkit.data.sbd import Sbd
 from segkit.data.statistics import Counted, count
+from segkit.data.unfit_masks import has_soft_edges
 from segkit.data.views import faults_of
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import write_json
@@ -36,6 +39,12 @@ SHOWN = 5
 
 STRAY_VALUES = 8
 LIKE_PICTURES = "masks that look like pictures, or like masks resized or compressed with loss"
+
+PALETTES_DIFFER = (
+    "masks whose palettes differ: are colours the classes, or numbers? dataset.mask_format=colors reads colours; "
+    "dataset.class_mapping={0: 0, 1: 1, ...} says that numbers were meant"
+)
+SOFT_EDGES = "masks most of whose values stand on edges alone: antialiased, resized or compressed with loss"
 
 Findings = dict[str, list[str]]
 
@@ -114,6 +123,8 @@ def inspect(sources: Mapping[str, SampleSource], cache_dir: Path | None, process
             kinds = faults_of(source).by_kind()
         for kind, places in kinds.items():
             faults[kind] += [place for place in places if place not in faults[kind]]
+        for kind, place in unfit_masks(source).items():
+            faults[kind].append(place)
         if pictures := like_pictures(source):
             report.remarks.setdefault(LIKE_PICTURES, []).extend(pictures)
         report.identities[split] = dict(source.identity())
@@ -170,6 +181,32 @@ def like_pictures(source: SampleSource) -> list[str]:
         f"{source.pairs.masks.name(index)}: {numbers[index]} values that are no classes"
         for index in np.flatnonzero(numbers > STRAY_VALUES).tolist()
     ]
+
+
+def unfit_masks(source: SampleSource) -> dict[str, str]:
+    """Why ids in masks may be no classes, though each is one: palettes that differ, soft edges. With an example."""
+    if not isinstance(source, Files) or source.mask_format != "ids" or source.multilabel or isinstance(source, Sbd):
+        return {}
+    if source.class_mapping is not None:
+        return {}  # says of each number what it is
+    masks = source.inspected_masks()
+    facts = [(source.pairs.masks[index], masks.facts(index)) for index in range(len(source))]
+    # Of masks with other ids than those of classes, these are what is told.
+    found = survey_of_ids(
+        {
+            path: frozenset(fact.ids)
+            for path, fact in facts
+            if fact is not None and source.label_map.is_known(np.array(fact.ids)).all()
+        }
+    )
+    kinds: dict[str, str] = {}
+    if found.palettes_differ is not None:
+        index, first, where, second, other = found.palettes_differ
+        kinds[PALETTES_DIFFER] = f"{index} is {list(first)} in {where}, and {list(second)} in {other}"
+    if has_soft_edges(found):
+        edges = found.edge_values
+        kinds[SOFT_EDGES] = f"{found.example(edges[0])}: {runs(edges[:3])}; {len(edges)} of {len(found.values)} values"
+    return kinds
 
 
 def _leaks(counted: Mapping[str, Counted]) -> list[str]:

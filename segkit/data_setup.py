@@ -36,6 +36,14 @@ TARGETS: dict[Kind, str] = {
     "csv": "segkit.data.table.CsvTable",
     "table": "segkit.data.table.CsvTable",
 }
+PUBLIC = {
+    "coco_stuff": ("images/train2017", "annotations/train2017"),
+    "ade20k": ("images/training", "annotations/training"),
+    "bdd100k": ("images/10k/train", "labels/sem_seg/masks/train"),
+    "mapillary": ("training/images", "training/v1.2/labels"),
+    "lip": ("TrainVal_images/train_images", "TrainVal_parsing_annotations/train_segmentations"),
+}
+"""Folders of public data sets that others have too, so that it takes a person to say whether these are they."""
 VOC_IDS = frozenset({*range(21), 255})
 VOC_NAME = re.compile(r"\d{4}_\d{6}")
 LARGEST_CROP = 512
@@ -86,6 +94,9 @@ def run(config: DictConfig, conf: Path, is_checkout: bool) -> None:
     say("found", f"{layout.told}")
     for note in layout.notes:
         say("", note, "yellow")
+    for option, folders in PUBLIC.items():
+        if all((root / folder).is_dir() for folder in folders):
+            say("", f"if this is {option} as its authors publish it: dataset={option} has its names and ids", "yellow")
     setup = Setup(name, root, output, layout, layout.kind, dict(layout.pairs))
     if "train" not in layout.pairs and layout.kind != "cityscapes":
         raise UserError(f"folder={root}: has {' and '.join(layout.pairs)}, but no training split")
@@ -145,7 +156,8 @@ def _find_labels(setup: Setup, settings: InitDatasetSettings, conf: Path) -> Non
     masks = [setup.root / mask for pairs in setup.pairs.values() for _, mask in pairs]
     classes, file = find_class_names(setup.root, settings.names)
     if file is not None:
-        say("names", f"{len(classes)} classes are listed in {file}")
+        place = file.relative_to(setup.root) if file.is_relative_to(setup.root) else file
+        say("names", f"{len(classes)} classes are listed in {place}")
     found = _surveyed(masks, classes, settings)
     official = yaml.safe_load((conf / "dataset" / "voc.yaml").read_text(encoding="utf-8"))
     said = Said(settings.mask_format, settings.ignore, settings.class_mapping, settings.threshold)

@@ -69,10 +69,10 @@ def by_table(root: Path, files: Sequence[str], by_names: list[Pair], wanted: Wan
     ]
     for table in tables:
         if table.strange and all(row.split is None for row in table.rows):
+            values = shortly(sorted(set(table.strange)))
             raise UserError(
-                f"{root / table.name}: its column {table.columns['split']} holds {shortly(sorted(set(table.strange)))}, "
-                "which are no names of splits; allowed: train, val, test and the like. Rename them, or give "
-                "splits_from=folders"
+                f"{root / table.name}: its column {table.columns['split']} holds {values}, which are no names of "
+                "splits; allowed: train, val, test and the like. Rename them, or give splits_from=folders"
             )
     if not usable:
         if wanted.splits_from == "table" or (tables and _have_no_splits(by_names)):

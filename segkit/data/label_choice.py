@@ -212,7 +212,8 @@ def _from_ids(found: Survey, named: Sequence[NamedClass], said: Said) -> Labels:
     ignore_index = 255 if len(raw) <= 255 else 65535
     mapping: dict[int, int] | None = {value: index for index, value in enumerate(raw)}
     mapping |= dict.fromkeys(sorted(ignored), ignore_index)
-    if raw == list(range(len(raw))) and ignored <= {ignore_index}:
+    # Where palettes differ, a mapping that is spelled out tells the data check that numbers were meant.
+    if raw == list(range(len(raw))) and ignored <= {ignore_index} and found.palettes_differ is None:
         mapping = None
     return Labels(names, _colors_of(raw, known, found), told, ignore_index, mapping, notes=notes)
 

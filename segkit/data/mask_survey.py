@@ -76,16 +76,21 @@ def survey(
         values_of, problems = _values(masks, read_mask, on_progress, most_values)
         if values_of or mask_format == "ids":
             _refuse(problems)
-            found = Survey("ids", _counted(values_of), values_of)
-            _look_at_palettes(found)
-            found.edge_values = _edge_values(masks, found)
-            return found
+            return survey_of_ids(values_of)
     else:
         problems = {}
     values_of, color_problems = _values(masks, read_color_mask, on_progress, most_values)
     _refuse(color_problems if values_of or not problems else problems)
     found = Survey("colors", _counted(values_of), values_of)
     found.edge_values = _edge_values(masks, found)
+    return found
+
+
+def survey_of_ids(values_of: dict[Path, frozenset[int]]) -> Survey:
+    """The survey of masks whose ids are known; looks at all their palettes, and at the pixels of some."""
+    found = Survey("ids", _counted(values_of), values_of)
+    _look_at_palettes(found)
+    found.edge_values = _edge_values(list(values_of), found)
     return found
 
 

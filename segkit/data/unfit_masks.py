@@ -26,11 +26,17 @@ def refuse_palettes(found: Survey, mask_format: MaskFormat | None) -> None:
     )
 
 
+def has_soft_edges(found: Survey, listed: Collection[int] = ()) -> bool:
+    """Whether many of the values that are not `listed` stand on edges alone."""
+    edges = sum(value not in listed for value in found.edge_values)
+    return edges >= FEWEST_EDGE_VALUES and edges >= EDGE_SHARE * len(found.values)
+
+
 def refuse_soft_edges(found: Survey, listed: Collection[int]) -> None:
-    """Raise DataError where many of the values that are not `listed` stand on edges alone."""
-    edges = [value for value in found.edge_values if value not in listed]
-    if len(edges) < FEWEST_EDGE_VALUES or len(edges) < EDGE_SHARE * len(found.values):
+    """Raise DataError for masks with soft edges."""
+    if not has_soft_edges(found, listed):
         return
+    edges = [value for value in found.edge_values if value not in listed]
     solid = [value for value in found.values if value not in edges]
     remedy = "Save them again as PNG, drawn without smoothing and resized to the nearest pixel"
     if found.mask_format == "ids" and max(found.values) <= 255:

@@ -217,7 +217,7 @@ def disc(size: int = 64, radius: int = 20, smooth: bool = True) -> np.ndarray:
 
 
 def jpeg(mask: np.ndarray) -> np.ndarray:
-    return cv2.imdecode(cv2.imencode(".jpg", mask, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_UNCHANGED)
+    return np.asarray(cv2.imdecode(cv2.imencode(".jpg", mask, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_UNCHANGED))
 
 
 @pytest.mark.parametrize(
