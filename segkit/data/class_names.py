@@ -77,6 +77,9 @@ def find_class_names(root: Path, file: str | None = None) -> tuple[list[NamedCla
 def _classes_in(file: Path) -> list[NamedClass]:
     try:
         text = read_text(file, MOST_BYTES)
+    except UnusableError as problem:
+        raise UserError(f"{file}: {problem}; save it in UTF-8, or give names=FILE for another one") from None
+    try:
         suffix = file.suffix.lower()
         if suffix == ".json":
             found = _from_json(json.loads(text))
@@ -84,7 +87,7 @@ def _classes_in(file: Path) -> list[NamedClass]:
             found = _from_json(yaml.safe_load(text))
         else:
             found = _from_table(text) or _from_lines(text)
-    except (UnusableError, ValueError, RecursionError, yaml.YAMLError, csv.Error):
+    except (ValueError, RecursionError, yaml.YAMLError, csv.Error):
         return []
     return _unique([replace(entry, name=printable(entry.name.strip())) for entry in found if entry.name.strip()], file)
 

@@ -93,8 +93,11 @@ def match(names: Sequence[str], choice: Choice) -> Matched:
     images = [file for file in files if file.role == "image"]
     masks = [file for file in files if file.role == "mask"]
     found = Matched()
+    # Masks in colours or of objects are what a data set may have alone; thumbnails are never its images.
+    found.aside = [image.name for image in images if image.is_aside]
+    images = [image for image in images if not image.is_aside]
     if any(not mask.is_aside for mask in masks):
-        found.aside = [mask.name for mask in masks if mask.is_aside]
+        found.aside += [mask.name for mask in masks if mask.is_aside]
         masks = [mask for mask in masks if not mask.is_aside]
     if not masks and choice.is_open:
         images, masks = _by_file_type(images)
@@ -216,7 +219,7 @@ def _read(name: str, common: str) -> File:
             split = found.split
         if depth >= shared:
             role = found.role or role
-            is_aside = is_aside or found.is_aside
+            is_aside = found.is_aside or (is_aside and found.role is None)
         if found.split is None and found.role is None and not found.is_aside:
             rest.append(folder)
     return File(name, split, role, tuple(rest), last.rpartition(".")[0], is_aside)

@@ -157,7 +157,8 @@ def by_lists(root: Path, pairs: list[Pair], wanted: Wanted, notes: list[str]) ->
             continue
         bad = next(list_file for list_file in group.values() if not list_file.is_usable)
         message = f"{bad.describe_unknown()}; a pair here is {pairs[0].image} and {pairs[0].mask}"
-        if not usable and (wanted.wants_lists or _have_no_splits(pairs)):
+        is_meant = bad.is_named_as_list and _have_no_splits(pairs)
+        if not usable and (wanted.wants_lists or is_meant):
             raise UserError(f"{root}: {message}.\nMend the list, or give splits_from=folders to do without lists")
         notes.append(message)
     if not usable:

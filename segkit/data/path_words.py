@@ -44,11 +44,20 @@ MASK_BEGINNING = re.compile(
 IMAGE_BEGINNING = re.compile(r"^(?:image|img|photo|rgb|input|frame|sat)(?:[_\-. ]+|(?=\d))", re.IGNORECASE)
 
 
+NO_IMAGE_WORDS = frozenset(
+    "instance instances instanceids panoptic overlay overlays vis visual visualization visualisation thumb thumbs "
+    "thumbnail thumbnails preview previews".split()
+)
+"""The part of these that folders of images are never called."""
+
+
 def _any_of(words: Iterable[str]) -> str:
     return "|".join(sorted(words, key=len, reverse=True))
 
 
 ASIDE_ENDING = re.compile(rf"[_\-. ](?:gtfine_)?(?:{_any_of(ASIDE_WORDS)})$", re.IGNORECASE)
+LIST_WORDS = frozenset("list lists file files id ids name names set sets split splits image images samples".split())
+"""What the name of a list may hold beside its split."""
 WORD = re.compile(
     rf"(?:mini)?(?P<before>{_any_of(SPLIT_WORDS)})?(?P<role>{_any_of(MASK_WORDS | IMAGE_WORDS)})?"
     rf"(?P<after>{_any_of(SPLIT_WORDS)})?(?:set|split|list|lists|files|ids|names)?"
@@ -78,7 +87,15 @@ def meaning_of(name: str) -> Meaning:
         splits |= {SPLIT_WORDS[part] for part in (found["before"], found["after"]) if part}
         if found["role"]:
             role = "mask" if found["role"] in MASK_WORDS or role == "mask" else "image"
-    return Meaning(_one(splits), role, not ASIDE_WORDS.isdisjoint(words))
+    aside = ASIDE_WORDS | {"rgb"} if role == "mask" else NO_IMAGE_WORDS
+    is_aside = not aside.isdisjoint(words)
+    return Meaning(_one(splits), role, is_aside)
+
+
+def is_called_after_splits(name: str) -> bool:
+    """Whether a name says a split and nothing else: train, trainval and val_list do, aeroplane_train does not."""
+    words = re.split(r"[\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return all(not word or word in LIST_WORDS or meaning_of(word).split is not None for word in words)
 
 
 def _one(splits: set[SplitName]) -> SplitWord | None:

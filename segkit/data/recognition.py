@@ -145,7 +145,7 @@ def _notes(matched: Matched) -> list[str]:
         (images, "without a mask"),
         (masks, "taken for a mask, without an image"),
         (matched.further, "beside the mask of their image, and left out"),
-        (matched.aside, "in folders that hold no masks of classes by their names"),
+        (matched.aside, "in folders that hold no images or masks of classes by their names"),
     ]
     notes = [f"{len(names)} files {what}, such as {names[0]}" for names, what in found if names]
     if matched.doubled:

@@ -294,9 +294,8 @@ def test_files_of_systems_and_derived_masks_are_left_aside(tmp_path: Path):
     layout = recognise(tmp_path)
     assert layout.pairs == {"train": [(f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png") for name in "abc"]}
     assert layout.notes == (
-        "1 files without a mask, such as thumbs/x.jpg",
         "3 files beside the mask of their image, and left out, such as SegmentationClass/a_color.png",
-        "3 files in folders that hold no masks of classes by their names, such as SegmentationObject/a.png",
+        "4 files in folders that hold no images or masks of classes by their names, such as thumbs/x.jpg",
     )
 
 
@@ -382,3 +381,13 @@ def test_tables_one_a_split_and_tables_that_do_not_fit(tmp_path: Path):
         recognise(tmp_path)
     (tmp_path / "val.csv").write_text("id,label\nx,cat\n")
     assert recognise(tmp_path).kind == "folder"
+
+
+def test_labels_of_single_images_are_no_lists(tmp_path: Path):
+    fill(tmp_path, "images/train_{}.jpg", "masks/train_{}.png")
+    for name in "abc":
+        (tmp_path / "masks" / f"train_{name}.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    assert recognise(tmp_path).pairs.keys() == {"train"}
+    (tmp_path / "train_notes.txt").write_text("taken in May\n")
+    layout = recognise(tmp_path)
+    assert layout.notes[0].startswith("train_notes.txt: 1 of 1 lines name no pair here, such as 'taken in May'")
