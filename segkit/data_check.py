@@ -21,13 +21,17 @@ from segkit.config import instantiate
 from segkit.config.schema import CheckDataSettings, checked
 from segkit.contracts import DataError, LabelSpace, SampleSource, UserError
 from segkit.data.files import Files
+from segkit.data.mask_survey import runs, survey_of_ids
+from segkit.data.sbd import Sbd
 from segkit.data.source import Source
 from segkit.data.statistics import Counted, count
+from segkit.data.unfit_masks import has_soft_edges
 from segkit.data.verification import TURNED_RULE
 from segkit.data.views import faults_of, leaf
 from segkit.engine.progress import CONSOLE
 from segkit.engine.run_folder import output_folder, write_json
 from segkit.errors import printable
+from segkit.models.normalization import IMAGENET
 from segkit.tracking import data_page
 
 log = logging.getLogger(__name__)
@@ -40,6 +44,12 @@ STRAY_VALUES = 8
 TURNED = "images that EXIF turns otherwise than their masks, where sizes do not tell which is right. " + TURNED_RULE
 OTHER_SCALE = "splits whose values are far from dataset.mean and dataset.std, by which images are normalised"
 LIKE_PICTURES = "masks that look like pictures, or like masks resized or compressed with loss"
+
+PALETTES_DIFFER = (
+    "masks whose palettes differ: are colours the classes, or numbers? dataset.mask_format=colors reads colours; "
+    "dataset.class_mapping={0: 0, 1: 1, ...} says that numbers were meant"
+)
+SOFT_EDGES = "masks most of whose values stand on edges alone: antialiased, resized or compressed with loss"
 
 Findings = dict[str, list[str]]
 
@@ -117,6 +127,8 @@ def inspect(sources: Mapping[str, SampleSource], cache_dir: Path | None, process
             kinds = faults_of(source).by_kind()
         for kind, places in kinds.items():
             faults[kind] += [place for place in places if place not in faults[kind]]
+        for kind, place in unfit_masks(source).items():
+            faults[kind].append(place)
         if pictures := like_pictures(source):
             report.remarks.setdefault(LIKE_PICTURES, []).extend(pictures)
         if turned := report.counted[split].turned_apart():
@@ -189,10 +201,38 @@ def _other_scale(source: SampleSource, counted: Counted) -> str | None:
     if not isinstance(base, Source) or not counted.facts:
         return None
     found = counted.normalisation()
-    for mean, std, own_mean, own_std in zip(found["mean"], found["std"], base.mean, base.std, strict=True):
+    usual = IMAGENET.of_channels(base.in_channels)
+    own = base.mean or base.data_mean or usual.mean, base.std or base.data_std or usual.std
+    for mean, std, own_mean, own_std in zip(found["mean"], found["std"], *own, strict=True):
         if abs(mean - own_mean) > 4 * own_std or not own_std / 8 < std < own_std * 8:
-            return f"set dataset.mean={found['mean']} dataset.std={found['std']}"
+            return f"set dataset.data_mean={found['mean']} dataset.data_std={found['std']}"
     return None
+
+
+def unfit_masks(source: SampleSource) -> dict[str, str]:
+    """Why ids in masks may be no classes, though each is one: palettes that differ, soft edges. With an example."""
+    if not isinstance(source, Files) or source.mask_format != "ids" or source.multilabel or isinstance(source, Sbd):
+        return {}
+    if source.class_mapping is not None:
+        return {}  # says of each number what it is
+    masks = source.inspected_masks()
+    facts = [(source.pairs.masks[index], masks.facts(index)) for index in range(len(source))]
+    # Of masks with other ids than those of classes, these are what is told.
+    found = survey_of_ids(
+        {
+            path: frozenset(fact.ids)
+            for path, fact in facts
+            if fact is not None and source.label_map.is_known(np.array(fact.ids)).all()
+        }
+    )
+    kinds: dict[str, str] = {}
+    if found.palettes_differ is not None:
+        index, first, where, second, other = found.palettes_differ
+        kinds[PALETTES_DIFFER] = f"{index} is {list(first)} in {where}, and {list(second)} in {other}"
+    if has_soft_edges(found):
+        edges = found.edge_values
+        kinds[SOFT_EDGES] = f"{found.example(edges[0])}: {runs(edges[:3])}; {len(edges)} of {len(found.values)} values"
+    return kinds
 
 
 def _leaks(counted: Mapping[str, Counted]) -> list[str]:

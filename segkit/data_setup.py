@@ -20,10 +20,11 @@ from segkit.contracts import DataError, SampleSource, UserError
 from segkit.data.channels import choose_channels
 from segkit.data.class_names import NamedClass, find_class_names
 from segkit.data.folds import make_lists
+from segkit.data.found_splits import SPLITS, Wanted
 from segkit.data.label_choice import Labels, Said, choose_labels
 from segkit.data.mask_survey import MOST_VALUES, Survey, survey
 from segkit.data.path_words import SplitName
-from segkit.data.recognition import SPLITS, Kind, Layout, Wanted, recognise
+from segkit.data.recognition import Kind, Layout, recognise
 from segkit.data.statistics import Counted
 from segkit.data_check import bar_of, counted_with_progress
 from segkit.engine.run_folder import output_folder
@@ -36,6 +37,14 @@ TARGETS: dict[Kind, str] = {
     "csv": "segkit.data.table.CsvTable",
     "table": "segkit.data.table.CsvTable",
 }
+PUBLIC = {
+    "coco_stuff": ("images/train2017", "annotations/train2017"),
+    "ade20k": ("images/training", "annotations/training"),
+    "bdd100k": ("images/10k/train", "labels/sem_seg/masks/train"),
+    "mapillary": ("training/images", "training/v1.2/labels"),
+    "lip": ("TrainVal_images/train_images", "TrainVal_parsing_annotations/train_segmentations"),
+}
+"""Folders of public data sets that others have too, so that it takes a person to say whether these are they."""
 VOC_IDS = frozenset({*range(21), 255})
 VOC_NAME = re.compile(r"\d{4}_\d{6}")
 LARGEST_CROP = 512
@@ -86,6 +95,9 @@ def run(config: DictConfig, conf: Path, is_checkout: bool) -> None:
     say("found", f"{layout.told}")
     for note in layout.notes:
         say("", note, "yellow")
+    for option, folders in PUBLIC.items():
+        if all((root / folder).is_dir() for folder in folders):
+            say("", f"if this is {option} as its authors publish it: dataset={option} has its names and ids", "yellow")
     setup = Setup(name, root, output, layout, layout.kind, dict(layout.pairs))
     if "train" not in layout.pairs and layout.kind != "cityscapes":
         raise UserError(f"folder={root}: has {' and '.join(layout.pairs)}, but no training split")
@@ -123,8 +135,7 @@ def _find_out(setup: Setup, settings: InitDatasetSettings, conf: Path) -> None:
     if setup.kind == "table":
         _write_table(setup)
     setup.node = _node(setup, settings.cache_dir, conf)
-    # As many as there are channels, until they are counted.
-    setup.node |= {"in_channels": in_channels, "mean": [0.0] * in_channels, "std": [1.0] * in_channels}
+    setup.node["in_channels"] = in_channels
     splits: list[SplitName] = ["train", "val"] if setup.kind == "cityscapes" else list(setup.pairs)
     for split in splits:
         source = _source(setup, split)
@@ -145,7 +156,8 @@ def _find_labels(setup: Setup, settings: InitDatasetSettings, conf: Path) -> Non
     masks = [setup.root / mask for pairs in setup.pairs.values() for _, mask in pairs]
     classes, file = find_class_names(setup.root, settings.names)
     if file is not None:
-        say("names", f"{len(classes)} classes are listed in {file}")
+        place = file.relative_to(setup.root) if file.is_relative_to(setup.root) else file
+        say("names", f"{len(classes)} classes are listed in {place}")
     found = _surveyed(masks, classes, settings)
     official = yaml.safe_load((conf / "dataset" / "voc.yaml").read_text(encoding="utf-8"))
     said = Said(settings.mask_format, settings.ignore, settings.class_mapping, settings.threshold)
@@ -173,7 +185,7 @@ def _surveyed(masks: list[Path], classes: list[NamedClass], settings: InitDatase
     colors = {(code >> 16, code >> 8 & 255, code & 255) for code in by_color.values}
     if not colors <= listed:
         return found
-    say("", "the palettes of the masks differ from file to file; all their colours are listed, so these count", "yellow")
+    say("", "palettes differ from mask to mask; all their colours are listed, so these are what counts", "yellow")
     return by_color
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.table import Table
 from rich.text import Text
 
 from segkit.contracts import SampleSource
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 PICTURED = 3
 NAMED = 12
+INDENT = 9
+"""Columns of the headings."""
 
 
 def say(heading: str, text: str, style: str = "") -> None:
     """A line with a heading on its left, wrapped beside it."""
-    row = Table.grid(padding=(0, 1))
-    row.add_column(width=8)
-    row.add_column(overflow="fold")
-    row.add_row(Text(heading, "bold"), Text(printable(text), style))
-    CONSOLE.print(row)
+    lines = textwrap.wrap(printable(text), max(CONSOLE.width - INDENT, 20), break_on_hyphens=False) or [""]
+    for line in lines:
+        CONSOLE.print(Text(f"{heading:<{INDENT}}", "bold") + Text(line, style), soft_wrap=True)
+        heading = ""
 
 
 def draw_examples(source: SampleSource, path: Path) -> Path:
@@ -58,7 +59,7 @@ def say_end(setup: Setup, picture: Path, *, drawn: str | None, command: str, con
     files = [setup.output / "dataset" / f"{setup.name}.yaml", setup.output / "experiment" / f"{setup.name}.yaml"]
     files += [setup.table] * (setup.kind == "table")
     for heading, file in [("look at", picture), *(("wrote", file) for file in files)]:
-        CONSOLE.print(Text(f"{heading:<8} ", "bold") + Text(printable(str(file))), soft_wrap=True)
+        CONSOLE.print(Text(f"{heading:<{INDENT}}", "bold") + Text(printable(str(file))), soft_wrap=True)
     if config_dir is not None:
         command += f" --config-dir {shlex.quote(str(config_dir))}"
     CONSOLE.print(Text(f"\nnext:  {command} experiment={setup.name}", "bold"), soft_wrap=True)

@@ -54,6 +54,6 @@ def choose_channels(images: Sequence[Path], said: int | None) -> tuple[int, str 
     if len(numbers) > 1 or numbers == {4}:
         shown = ", ".join(f"{path.name} has {channels}" for path, channels in found.items())
         most = max(numbers)
-        raise UserError(f"channels: {shown}; give in_channels={most} to read {most}, or in_channels=3 for the first three")
+        raise UserError(f"channels: {shown}; give in_channels={most} to read all, or in_channels=3 for the first three")
     (number,) = numbers
     return number, f"images have {number} channels, all of which are read; in_channels=... chooses otherwise"

@@ -19,9 +19,9 @@ from segkit.errors import printable
 
 FILES = (
     "classes.txt class_names.txt labels.txt label_names.txt names.txt label_colors.txt labelmap.txt label_map.txt "
-    "codes.txt colors.txt obj.names class_dict.csv classes.csv labels.csv class_names.csv label_colors.csv _classes.csv "
-    "classes.json class_names.json labels.json label_map.json id2label.json label2id.json categories.json notes.json "
-    "dataset.json classes.yaml classes.yml data.yaml data.yml"
+    "codes.txt colors.txt obj.names class_dict.csv classes.csv labels.csv class_names.csv label_colors.csv "
+    "_classes.csv classes.json class_names.json labels.json label_map.json id2label.json label2id.json categories.json "
+    "notes.json dataset.json classes.yaml classes.yml data.yaml data.yml"
 ).split()
 NOT_A_CLASS = frozenset(
     "void ignore ignored unlabeled unlabelled unlabeled_area unknown_area _ignore_ dontcare dont_care".split()
@@ -77,6 +77,9 @@ def find_class_names(root: Path, file: str | None = None) -> tuple[list[NamedCla
 def _classes_in(file: Path) -> list[NamedClass]:
     try:
         text = read_text(file, MOST_BYTES)
+    except UnusableError as problem:
+        raise UserError(f"{file}: {problem}; save it in UTF-8, or give names=FILE for another one") from None
+    try:
         suffix = file.suffix.lower()
         if suffix == ".json":
             found = _from_json(json.loads(text))
@@ -84,7 +87,7 @@ def _classes_in(file: Path) -> list[NamedClass]:
             found = _from_json(yaml.safe_load(text))
         else:
             found = _from_table(text) or _from_lines(text)
-    except (UnusableError, ValueError, RecursionError, yaml.YAMLError, csv.Error):
+    except (ValueError, RecursionError, yaml.YAMLError, csv.Error):
         return []
     return _unique([replace(entry, name=printable(entry.name.strip())) for entry in found if entry.name.strip()], file)
 
@@ -155,9 +158,9 @@ def _from_lines(text: str) -> list[NamedClass]:
         if len(numbers) in (3, 4) and max(numbers[-3:]) <= 255:
             color = (numbers[-3], numbers[-2], numbers[-1])
             found.append(NamedClass(name, numbers[0] if len(numbers) == 4 else None, color))
-        elif len(numbers) == 1 and words[0].isdigit():
-            found.append(NamedClass(name, numbers[0]))
-        elif len(numbers) == 1 and words[-1].isdigit() and re.search(r"[,;:\t]\s*\d+$", line):
+        elif (len(numbers) == 1 and words[0].isdigit()) or (
+            len(numbers) == 1 and words[-1].isdigit() and re.search(r"[,;:\t]\s*\d+$", line)
+        ):
             found.append(NamedClass(name, numbers[0]))
         else:
             found.append(NamedClass(line))

@@ -17,10 +17,9 @@ class Folder(Files):
     def find(self, split: str) -> Pairs:
         if not (self.base / split).is_dir() and (self.base / "images").is_dir():
             raise UserError(
-                f"dataset.root={self.root}: there is no folder {self.base / split}, but images/ lies in the root "
-                f"itself, without split folders{self.beside(self.base / split)}.\n"
-                f"This makes a data set of such a folder, with a validation split, and prints how to use it:\n"
-                f"  python scripts/init_dataset.py {shlex.quote(self.root)}"
+                f"dataset.root={self.root}: there is no folder {self.base / split}; images/ lies in the root itself, "
+                "without folders of splits.\nThis makes a data set of it, with a validation split, and prints how to "
+                f"use it:\n  python scripts/init_dataset.py {shlex.quote(self.root)}"
             )
         self.require(self.base / split)
         return matched(self.base, self.images(f"{split}/images"), self.keyed(f"{split}/masks"))

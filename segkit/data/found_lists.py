@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,20 @@ from segkit.data.content import UnusableError, read_text
 from segkit.data.file_list import files_below
 from segkit.data.found_pairs import Pair
 from segkit.data.pairing import COLUMN_NAMES, below, columns_of, key_of, same_spelling
-from segkit.data.path_words import SplitWord, bare, meaning_of
+from segkit.data.path_words import (
+    Role,
+    SplitWord,
+    is_called_after_splits,
+    meaning_of,
+    without_beginning,
+    without_ending,
+)
 
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+ROLES: tuple[Role, ...] = ("image", "mask")
+MOST_LISTS = 2
+"""Of one split in one folder, where none of them fits."""
 DEPTH = 3
 """Folders below the data set's in which lists are looked for."""
 SPLIT_COLUMNS = frozenset({"split", "set", "subset", "phase", "partition", "fold", "usage"})
@@ -43,7 +53,8 @@ class NameIndex:
                 folder, stem = posixpath.split(key_of(name))
                 texts = {same_spelling(name), posixpath.join(folder, stem)}
                 if bare_too:
-                    texts |= {posixpath.join(folder, bare(stem, role)) for role in ("image", "mask")}
+                    cut = {cut(stem, role) for cut in (without_ending, without_beginning) for role in ROLES}
+                    texts |= {posixpath.join(folder, shorter) for shorter in cut}
                 for text in texts:
                     self._add(self._full, text, item)
                     parts = text.split("/")
@@ -75,10 +86,22 @@ class ListFile:
     split: SplitWord
     items: list[int]
     unknown: list[str]
+    lines: list[str]
+
+    @property
+    def is_named_as_list(self) -> bool:
+        """Whether it cannot but be a list of a split, even where none of its lines fits."""
+        return is_called_after_splits(posixpath.splitext(posixpath.basename(self.name))[0])
 
     @property
     def is_usable(self) -> bool:
         return len(self.items) > len(self.unknown)
+
+    def describe_unknown(self) -> str:
+        """How many lines mean nothing, with one of them."""
+        lines = len(self.unknown) + len(self.items)
+        shown = repr(self.unknown[0]) if self.unknown else "nothing, as it is empty"
+        return f"{self.name}: {len(self.unknown)} of {lines} lines name no pair here, such as {shown}"
 
 
 def find_lists(root: Path, pairs: Sequence[Pair], folder: str | None) -> list[dict[SplitWord, ListFile]]:
@@ -89,16 +112,24 @@ def find_lists(root: Path, pairs: Sequence[Pair], folder: str | None) -> list[di
         raise UserError(f"lists={folder}: there is no folder {root / folder}")
     names = [name for name in files_below(root, LIST_SUFFIXES) if name.count("/") <= DEPTH]
     # Of train.txt and aeroplane_train.txt the shorter is the list of all.
+    numbers: Counter[tuple[str, SplitWord]] = Counter()
     for name in sorted(names, key=lambda name: (len(name), name)):
         own_folder, last = posixpath.split(name)
         split = meaning_of(posixpath.splitext(last)[0]).split
-        if split is None or split in groups[own_folder] or folder not in (None, own_folder or "."):
+        if split is None or folder not in (None, own_folder or "."):
+            continue
+        numbers[own_folder, split] += 1
+        if split in groups[own_folder]:
             continue
         try:
             text = read_text(root / name, errors="surrogateescape")
         except UnusableError:
             continue
         groups[own_folder][split] = _read_list(name, split, text, index)
+    # Many files called after one split, of which none fits, are labels of single images.
+    for (own_folder, split), number in numbers.items():
+        if number > MOST_LISTS and split in groups[own_folder] and not groups[own_folder][split].is_usable:
+            del groups[own_folder][split]
     found = [group for group in groups.values() if {"train", "trainval"} & group.keys()]
     if folder is not None and not found:
         raise UserError(f"lists={folder}: no list of training samples there, such as train.txt")
@@ -106,8 +137,8 @@ def find_lists(root: Path, pairs: Sequence[Pair], folder: str | None) -> list[di
 
 
 def _read_list(name: str, split: SplitWord, text: str, index: NameIndex) -> ListFile:
-    found = ListFile(name, split, [], [])
-    for number, line in enumerate(filter(None, map(str.strip, text.split("\n")))):
+    found = ListFile(name, split, [], [], [line for line in map(str.strip, text.split("\n")) if line])
+    for number, line in enumerate(found.lines):
         columns = list(columns_of(line))
         item = next((item for column in columns if (item := index.find(column)) is not None), None)
         if item is not None:

@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 from segkit.contracts import UserError
 from segkit.data.pairing import same_spelling
-from segkit.data.path_words import ASIDE_ENDING, Role, SplitWord, bare, meaning_of, names_a_mask
+from segkit.data.path_words import (
+    ASIDE_ENDING,
+    Role,
+    SplitWord,
+    meaning_of,
+    names_a_mask,
+    without_beginning,
+    without_ending,
+)
 
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 """Files that cannot be masks, as their compression changes ids."""
@@ -37,6 +45,11 @@ class Choice:
     mask_folder: str | None = None
     image_suffix: str | None = None
     mask_suffix: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the names alone are to tell."""
+        return self.image_folder is self.mask_folder is self.image_suffix is self.mask_suffix is None
 
 
 @dataclass(frozen=True)
@@ -80,10 +93,13 @@ def match(names: Sequence[str], choice: Choice) -> Matched:
     images = [file for file in files if file.role == "image"]
     masks = [file for file in files if file.role == "mask"]
     found = Matched()
+    # Masks in colours or of objects are what a data set may have alone; thumbnails are never its images.
+    found.aside = [image.name for image in images if image.is_aside]
+    images = [image for image in images if not image.is_aside]
     if any(not mask.is_aside for mask in masks):
-        found.aside = [mask.name for mask in masks if mask.is_aside]
+        found.aside += [mask.name for mask in masks if mask.is_aside]
         masks = [mask for mask in masks if not mask.is_aside]
-    if not masks and choice == Choice():
+    if not masks and choice.is_open:
         images, masks = _by_file_type(images)
     _pair(images, masks, choice, found)
     found.pairs.sort()
@@ -93,18 +109,24 @@ def match(names: Sequence[str], choice: Choice) -> Matched:
 def _pair(images: list[File], masks: list[File], choice: Choice, found: Matched) -> None:
     """Names that are alike first, then alike without endings, then without their folders or capitals."""
 
-    def stem(file: File) -> str:
+    def stem(file: File, cut: Callable[[str, Role], str] = without_ending) -> str:
         suffix = choice.image_suffix if file.role == "image" else choice.mask_suffix
         assert file.role is not None
-        return same_spelling(bare(file.stem, file.role) if suffix is None else file.stem.removesuffix(suffix))
+        return same_spelling(cut(file.stem, file.role) if suffix is None else file.stem.removesuffix(suffix))
+
+    def folded(file: File, cut: Callable[[str, Role], str] = without_ending) -> str:
+        return stem(file, cut).casefold()
 
     stages: list[tuple[bool, Callable[[File], object]]] = [
         (True, lambda file: (file.split, file.rest, same_spelling(file.stem))),
         (True, lambda file: (file.split, file.rest, stem(file))),
+        (True, lambda file: (file.split, file.rest, stem(file, without_beginning))),
         (False, lambda file: (file.split, same_spelling(file.stem))),
         (False, lambda file: (file.split, stem(file))),
-        (False, lambda file: (file.split, stem(file).casefold())),
-        (False, lambda file: stem(file).casefold()),
+        (False, lambda file: (file.split, folded(file))),
+        (False, lambda file: (file.split, folded(file, without_beginning))),
+        (False, folded),
+        (False, lambda file: folded(file, without_beginning)),
     ]
     paired: set[object] = set()
     for is_firm, key_of in stages:
@@ -129,10 +151,11 @@ def _pair(images: list[File], masks: list[File], choice: Choice, found: Matched)
                 gone |= set(group)
         images = [file for file in images if file.name not in gone]
         masks = [file for file in masks if file.name not in gone]
-    for role, files in (("image", images), ("mask", masks)):
-        for file in files:
-            is_further = (file.split, file.rest, ASIDE_ENDING.sub("", stem(file))) in paired
-            (found.further if is_further else found.unpaired[role]).append(file.name)
+    for file in (*images, *masks):
+        if (file.split, file.rest, ASIDE_ENDING.sub("", stem(file))) in paired:
+            found.further.append(file.name)
+        else:
+            found.unpaired["image" if file.role == "image" else "mask"].append(file.name)
 
 
 def _with_roles(names: Sequence[str], choice: Choice) -> list[File]:
@@ -196,7 +219,7 @@ def _read(name: str, common: str) -> File:
             split = found.split
         if depth >= shared:
             role = found.role or role
-            is_aside = is_aside or found.is_aside
+            is_aside = found.is_aside or (is_aside and found.role is None)
         if found.split is None and found.role is None and not found.is_aside:
             rest.append(folder)
     return File(name, split, role, tuple(rest), last.rpartition(".")[0], is_aside)

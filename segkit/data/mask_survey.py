@@ -28,6 +28,9 @@ NAMED = 5
 SAMPLED = 48
 """Masks that are looked at for values of edges."""
 EDGE_SHARE, SOLID_SHARE = 0.7, 0.1
+"""Of the pixels of a value: at least so many lie between others, and at most so many among their like."""
+MANY_VALUES, BRIGHT = 16, 200
+"""Masks of ids hold so many values, with the second largest so high, hardly ever; greys of JPEG do."""
 
 
 @dataclass
@@ -73,16 +76,21 @@ def survey(
         values_of, problems = _values(masks, read_mask, on_progress, most_values)
         if values_of or mask_format == "ids":
             _refuse(problems)
-            found = Survey("ids", _counted(values_of), values_of)
-            _look_at_palettes(found)
-            found.edge_values = _edge_values(masks, found)
-            return found
+            return survey_of_ids(values_of)
     else:
         problems = {}
     values_of, color_problems = _values(masks, read_color_mask, on_progress, most_values)
     _refuse(color_problems if values_of or not problems else problems)
     found = Survey("colors", _counted(values_of), values_of)
     found.edge_values = _edge_values(masks, found)
+    return found
+
+
+def survey_of_ids(values_of: dict[Path, frozenset[int]]) -> Survey:
+    """The survey of masks whose ids are known; looks at all their palettes, and at the pixels of some."""
+    found = Survey("ids", _counted(values_of), values_of)
+    _look_at_palettes(found)
+    found.edge_values = _edge_values(list(values_of), found)
     return found
 
 
@@ -182,8 +190,31 @@ def _edge_values(masks: Sequence[Path], found: Survey) -> tuple[int, ...]:
             np.ones(mask.size), (is_between & ~is_outside).ravel(), is_solid.ravel())]  # fmt: skip
         for value, own in zip(values.tolist(), np.stack(counts, axis=1), strict=True):
             number[value] += own.astype(np.int64)
+    # JPEG leaves ripples on both sides of an edge, of values that are not between others.
+    ripples = len(found.values) >= MANY_VALUES and sorted(found.values)[-2] >= BRIGHT
     return tuple(
         value
         for value, (every, between, solid) in sorted(number.items())
-        if between >= EDGE_SHARE * every and solid <= SOLID_SHARE * every
+        if solid <= SOLID_SHARE * every and (ripples or between >= EDGE_SHARE * every)
     )
+
+
+def rgb_of(code: int) -> Color:
+    """The colour of a number 0xRRGGBB."""
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+def runs(ids: Sequence[int]) -> str:
+    """Ascending ids for people to read: 0..11, 255."""
+    values = np.array(ids)
+    parts = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1) if len(values) else []
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}..{part[-1]}" for part in parts)
+
+
+def shown_values(found: Survey, values: Sequence[int] | None = None) -> str:
+    """Ids or colours for people to read; None: all that the masks hold."""
+    values = list(found.values) if values is None else list(values)
+    if found.mask_format == "ids":
+        return runs(values)
+    more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
+    return ", ".join(str(list(rgb_of(code))) for code in values[:NAMED]) + more

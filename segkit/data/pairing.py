@@ -13,7 +13,6 @@ from segkit.data.file_list import FileList, files_below
 from segkit.data.inspection import Faults
 from segkit.data.reading import SUFFIXES
 
-
 COLUMN_NAMES = frozenset("image images img imgs filename filenames file files name names id ids image_id path".split())
 """What a list may begin with that names its column and no sample."""
 

@@ -33,13 +33,22 @@ ASIDE_WORDS = frozenset(
 """What is derived from masks or images, or tells objects of one class apart: no masks of classes."""
 
 MASK_ENDING = re.compile(
-    r"[_\-. ](?:mask|masks|label|labels|labelids|labeltrainids|trainids|train_id|gt|seg|segmentation|annotation|annot|ann|"
-    r"anno|lbl|target|truth|trimap|groundtruth|ground_truth|gtfine_labelids|(?-i:L))(?:[_\-]\d{1,2})?$",
+    r"[_\-. ](?:mask|masks|label|labels|labelids|labeltrainids|trainids|train_id|gt|seg|segmentation|annotation|annot|"
+    r"ann|anno|lbl|target|truth|trimap|groundtruth|ground_truth|gtfine_labelids|(?-i:L))(?:[_\-]\d{1,2})?$",
     re.IGNORECASE,
 )
 IMAGE_ENDING = re.compile(r"[_\-. ](?:image|img|photo|rgb|sat|input|leftimg8bit|0000)$", re.IGNORECASE)
-MASK_BEGINNING = re.compile(r"^(?:mask|label|lbl|gt|seg|segmentation|annotation|target)[_\-. ]?(?=\d)", re.IGNORECASE)
-IMAGE_BEGINNING = re.compile(r"^(?:image|img|photo|rgb|input|frame|sat)[_\-. ]?(?=\d)", re.IGNORECASE)
+MASK_BEGINNING = re.compile(
+    r"^(?:mask|label|lbl|gt|seg|segmentation|annotation|target)(?:[_\-. ]+|(?=\d))", re.IGNORECASE
+)
+IMAGE_BEGINNING = re.compile(r"^(?:image|img|photo|rgb|input|frame|sat)(?:[_\-. ]+|(?=\d))", re.IGNORECASE)
+
+
+NO_IMAGE_WORDS = frozenset(
+    "instance instances instanceids panoptic overlay overlays vis visual visualization visualisation thumb thumbs "
+    "thumbnail thumbnails preview previews".split()
+)
+"""The part of these that folders of images are never called."""
 
 
 def _any_of(words: Iterable[str]) -> str:
@@ -47,6 +56,8 @@ def _any_of(words: Iterable[str]) -> str:
 
 
 ASIDE_ENDING = re.compile(rf"[_\-. ](?:gtfine_)?(?:{_any_of(ASIDE_WORDS)})$", re.IGNORECASE)
+LIST_WORDS = frozenset("list lists file files id ids name names set sets split splits image images samples".split())
+"""What the name of a list may hold beside its split."""
 WORD = re.compile(
     rf"(?:mini)?(?P<before>{_any_of(SPLIT_WORDS)})?(?P<role>{_any_of(MASK_WORDS | IMAGE_WORDS)})?"
     rf"(?P<after>{_any_of(SPLIT_WORDS)})?(?:set|split|list|lists|files|ids|names)?"
@@ -76,7 +87,15 @@ def meaning_of(name: str) -> Meaning:
         splits |= {SPLIT_WORDS[part] for part in (found["before"], found["after"]) if part}
         if found["role"]:
             role = "mask" if found["role"] in MASK_WORDS or role == "mask" else "image"
-    return Meaning(_one(splits), role, not ASIDE_WORDS.isdisjoint(words))
+    aside = ASIDE_WORDS | {"rgb"} if role == "mask" else NO_IMAGE_WORDS
+    is_aside = not aside.isdisjoint(words)
+    return Meaning(_one(splits), role, is_aside)
+
+
+def is_called_after_splits(name: str) -> bool:
+    """Whether a name says a split and nothing else: train, trainval and val_list do, aeroplane_train does not."""
+    words = re.split(r"[\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return all(not word or word in LIST_WORDS or meaning_of(word).split is not None for word in words)
 
 
 def _one(splits: set[SplitName]) -> SplitWord | None:
@@ -87,11 +106,14 @@ def _one(splits: set[SplitName]) -> SplitWord | None:
     return next(iter(splits)) if len(splits) == 1 else None
 
 
-def bare(stem: str, role: Role) -> str:
-    """The stem of a file without what its name says of its role: x_gt, mask_12, x_leftImg8bit."""
-    ending, beginning = (MASK_ENDING, MASK_BEGINNING) if role == "mask" else (IMAGE_ENDING, IMAGE_BEGINNING)
-    shorter = ending.sub("", stem)
-    return shorter if shorter != stem else beginning.sub("", stem)
+def without_ending(stem: str, role: Role) -> str:
+    """The stem of a file without what its end says of its role: x_gt, x_leftImg8bit."""
+    return (MASK_ENDING if role == "mask" else IMAGE_ENDING).sub("", stem)
+
+
+def without_beginning(stem: str, role: Role) -> str:
+    """The same without what its beginning says: mask_12."""
+    return (MASK_BEGINNING if role == "mask" else IMAGE_BEGINNING).sub("", without_ending(stem, role))
 
 
 def names_a_mask(stem: str) -> bool:

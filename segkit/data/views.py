@@ -153,12 +153,22 @@ def pooled(make_source: MakeSource, splits: Sequence[Split]) -> Pool:
         except UserError as error:
             if len(splits) == 1:
                 raise
-            others = [other for other in splits if other != split]
+            others = [other for other in splits if other != split and _is_there(make_source, other)]
+            if not others:
+                raise
             raise UserError(
                 f"{error}\nIf the data set has no {split} split: split.pool=[{','.join(others)}] "
                 "(pool=[...] of scripts/make_splits.py) does without it"
             ) from None
     return Pool(sources)
+
+
+def _is_there(make_source: MakeSource, split: Split) -> bool:
+    try:
+        make_source(split=split)
+    except UserError:
+        return False
+    return True
 
 
 def faults_of(source: SampleSource) -> Faults:

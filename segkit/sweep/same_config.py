@@ -25,10 +25,10 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
+from segkit.credentials import masked
 from segkit.errors import UserError
 from segkit.sweep.settings import SweepSettings
 from segkit.sweep.space import Space, bare_key, describe, flat, group_options
-from segkit.sweep.storage import without_password
 from segkit.sweep.values import as_text
 
 SPACE, CONFIG, OPTIONS = "space", "config", "options"
@@ -140,7 +140,7 @@ def _is_below(key: str, keys: set[str]) -> bool:
 
 def _kept(value: Any) -> Any:
     """A value as it comes back from the study: as JSON, and without passwords."""
-    return json.loads(json.dumps(without_password(value) if isinstance(value, str) else value, default=str))
+    return json.loads(json.dumps(masked(value) if isinstance(value, str) else value, default=str))
 
 
 def _difference(base: Values, values: Values) -> Values:

@@ -12,8 +12,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from segkit import setup_summary
 from segkit.cli import browse, check_data, init_dataset, make_splits, train
 from segkit.cli.init_dataset import with_folder_key
+from segkit.data.folder import Folder
+from segkit.data_check import SOFT_EDGES, unfit_masks
 from tests.conftest import Ended, run, summary
 from tests.data.written import write_pair
 
@@ -147,26 +150,151 @@ def test_browse_draws_a_sheet(call: Call, data: Path, tmp_path: Path):
     assert len(colors) > 100
 
 
-@pytest.mark.parametrize("layout", ["heap", "no_val"])
-def test_after_init_dataset_the_next_command_trains(call: Call, tmp_path: Path, layout: str):
+def test_after_init_dataset_every_command_works(call: Call, tmp_path: Path):
     root = tmp_path / "my data, new"
-    for number in range(8):
-        image, mask = {
-            "heap": (f"{number}.jpg", f"{number}_mask.png"),
-            "no_val": (f"train/images/{number}.png", f"train/masks/{number}.png"),
-        }[layout]
-        write_pair(root, image, mask, number, ids=(0, 255), size=32)
-    done = call(init_dataset.main, str(root), "output=mine", "name=new_one")
+    for number in range(10):
+        write_pair(root, f"{number}.jpg", f"{number}_mask.png", number, ids=(0, 255), size=32)
+    done = call(init_dataset.main, str(root), "output=mine", "name=new_one", "lr=0.002", "batch_size=3", "epochs=7")
     assert done.returncode == 0, done.stderr
     node = yaml.safe_load((tmp_path / "mine" / "dataset" / "new_one.yaml").read_text())
-    assert node["num_classes"] == 2
+    assert node["class_names"] == ["background", "foreground"]
     assert node["class_mapping"] == {0: 0, 255: 1}
-    assert node["crop_size"] == 32
+    assert (node["crop_size"], node["epochs"], node["in_channels"]) == (32, 7, 3)
     assert all(0 < value < 1 for value in node["data_mean"] + node["data_std"])
     assert node["mean"] is node["std"] is None  # which would win over what pretrained weights were trained with
-    done = call(train.main, "--config-dir", "mine", "experiment=new_one", *TINY, "hydra.run.dir=run")
+    experiment = yaml.safe_load((tmp_path / "mine" / "experiment" / "new_one.yaml").read_text())
+    assert experiment["optimizer"]["lr"] == 0.002
+    assert experiment["trainer"]["batch_size"] == 3
+    with Image.open(tmp_path / "mine" / "dataset" / "new_one.png") as picture:
+        assert picture.size[0] == 8 + 2 * 268  # an image and its mask beside each other
+    rows = (tmp_path / "mine" / "dataset" / "new_one.csv").read_text().splitlines()
+    assert sum(row.endswith(",val") for row in rows) == 2
+    own = ["--config-dir", "mine"]
+    done = call(check_data.main, *own, "dataset=new_one")
     assert done.returncode == 0, done.stderr
-    assert summary(tmp_path / "run")["status"] == "completed"
+    done = call(make_splits.main, *own, "dataset=new_one", "output=lists", "folds=null")
+    assert done.returncode == 0, done.stderr
+    for number, split in enumerate([[], ["split=kfold", "split.folds=2"]]):
+        done = call(train.main, *own, "experiment=new_one", *TINY, *split, f"hydra.run.dir=run{number}")
+        assert done.returncode == 0, done.stderr
+        assert summary(tmp_path / f"run{number}")["status"] == "completed"
+
+
+def test_init_dataset_says_what_it_found_and_chose(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    monkeypatch.setattr(setup_summary.CONSOLE, "print", lambda text, **style: said.append(str(text).rstrip()))
+    for number in range(4):
+        write_pair(tmp_path / "data", f"images/{number}.jpg", f"masks/{number}.png", number, ids=(0, 1, 2), size=32)
+    write_pair(tmp_path / "data", "images/alone.jpg", "else/x.png", 0)
+    (tmp_path / "data" / "train.txt").write_text("0\n1\n2\n")
+    (tmp_path / "data" / "val.txt").write_text("3\n")
+    (tmp_path / "data" / "classes.json").write_text('{"road": 1, "car": 2}')
+    done = call(init_dataset.main, "data", "output=mine")
+    assert done.returncode == 0, done.stderr
+    assert said[:9] == [
+        "found    images and masks in images/, masks/, lists in ./ (train 3, val 1)",
+        "         2 files without a mask, such as else/x.png",
+        "names    2 classes are listed in classes.json",
+        "masks    masks of ids 0..2",
+        "         ids without a listed name: 0, such as in 0.png",
+        "classes  3: class_0, road, car",
+        "samples  train 3, val 1",
+        "training crops of 32, 300 epochs",
+        "a pair   images/0.jpg + masks/0.png",
+    ]
+    assert said[-1] == "\nnext:  python train.py --config-dir mine experiment=data"
+
+
+def test_init_dataset_reads_many_channels_and_asks_about_four(call: Call, tmp_path: Path):
+    for folder, channels in (("five", 5), ("four", 4), ("grey", 1)):
+        for number in range(4):
+            write_pair(tmp_path / folder, "x.png", f"masks/{number}.png", number, size=16)
+            (tmp_path / folder / "images").mkdir(exist_ok=True)
+            pixels = np.random.default_rng(number).random((16, 16, channels), np.float32)
+            np.save(tmp_path / folder / "images" / f"{number}.npy", pixels if channels > 1 else pixels[..., 0])
+    done = call(init_dataset.main, "five", "output=mine")
+    assert done.returncode == 0, done.stderr
+    node = yaml.safe_load((tmp_path / "mine" / "dataset" / "five.yaml").read_text())
+    assert (node["in_channels"], len(node["data_mean"]), len(node["data_std"])) == (5, 5, 5)
+    done = call(init_dataset.main, "four", "output=mine")
+    assert done.returncode == 2
+    assert "0.npy has 4" in done.stderr
+    assert "give in_channels=4 to read all, or in_channels=3" in done.stderr
+    assert call(init_dataset.main, "four", "output=mine", "in_channels=4").returncode == 0
+    assert call(init_dataset.main, "grey", "output=mine").returncode == 0
+    assert yaml.safe_load((tmp_path / "mine" / "dataset" / "grey.yaml").read_text())["in_channels"] == 3
+
+
+def test_voc_in_its_official_layout_keeps_its_classes(call: Call, tmp_path: Path):
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    for number in range(4):
+        name = f"2007_00000{number}"
+        for folder in ("SegmentationClass", "SegmentationObject"):
+            write_pair(root, f"JPEGImages/{name}.jpg", f"{folder}/{name}.png", number, ids=(0, 8, 15, 255), size=32)
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for split, numbers in (("train", "01"), ("val", "2"), ("trainval", "012")):
+        text = "".join(f"2007_00000{number}\n" for number in numbers)
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(text)
+    for folder, name in ((tmp_path / "VOCdevkit", "devkit"), (root, "voc2012")):
+        done = call(init_dataset.main, str(folder), "output=mine", f"name={name}")
+        assert done.returncode == 0, done.stderr
+        text = (tmp_path / "mine" / "dataset" / f"{name}.yaml").read_text()
+        assert "num_classes" not in text if name == "voc2012" else "diningtable" in text
+        done = call(check_data.main, "--config-dir", "mine", f"dataset={name}", f"output={name}")
+        assert done.returncode == 0, done.stderr
+        found = report(tmp_path / name)
+        # 16 of 32 rows hold ids 0 and 8, 8 rows 15, and 8 the ignored 255.
+        assert found["classes"][8] == "cat"
+        assert found["classes"][15] == "person"
+        assert found["splits"]["train"]["pixels"][8] == found["splits"]["train"]["pixels"][15] == 2 * 256
+        assert found["splits"]["val"]["samples"] == 1
+
+
+def test_init_dataset_reads_palettes_that_differ_by_their_listed_colours(call: Call, tmp_path: Path):
+    colors = {0: (9, 9, 9), 1: (200, 0, 0), 2: (0, 0, 200)}
+    for number in range(4):
+        write_pair(tmp_path / "data", f"images/{number}.jpg", f"masks/{number}.png", number, size=16)
+        order = [0, 1, 2] if number % 2 else [2, 0, 1]  # the colour of each index
+        mask = Image.fromarray(np.repeat(np.array([[0], [1], [2], [1]], np.uint8), 4, 0).repeat(16, 1)).convert("P")
+        mask.putpalette([channel for index in order for channel in colors[index]])
+        mask.save(tmp_path / "data" / "masks" / f"{number}.png")
+    done = call(init_dataset.main, "data", "output=mine")
+    assert done.returncode == 2
+    assert "the palettes of the masks differ: 0 is" in done.stderr
+    (tmp_path / "data" / "class_dict.csv").write_text("name,r,g,b\na,9,9,9\nb,200,0,0\nc,0,0,200\n")
+    done = call(init_dataset.main, "data", "output=mine")
+    assert done.returncode == 0, done.stderr
+    node = yaml.safe_load((tmp_path / "mine" / "dataset" / "data.yaml").read_text())
+    assert (node["mask_format"], node["class_names"]) == ("colors", ["a", "b", "c"])
+    shutil.copytree(tmp_path / "data", tmp_path / "split" / "train")
+    keys = ["dataset=folder", "dataset.root=split", "dataset.num_classes=3"]
+    done = call(check_data.main, *keys)
+    assert done.returncode == 2
+    assert "masks whose palettes differ" in done.stderr
+    assert call(check_data.main, *keys, "dataset.class_mapping={0: 0, 1: 1, 2: 2}").returncode == 0
+
+
+def test_check_data_finds_masks_with_soft_edges(tmp_path: Path):
+    for number in range(3):
+        write_pair(tmp_path, f"train/images/{number}.png", f"train/masks/{number}.png", number, size=64)
+        ramp = np.repeat(np.array([0] * 29 + [40, 80, 120, 160, 200, 240] + [255] * 29, np.uint8)[None], 64, 0)
+        Image.fromarray(ramp).save(tmp_path / "train" / "masks" / f"{number}.png")
+    source = Folder(split="train", root=str(tmp_path), num_classes=256, ignore_index=999)
+    assert unfit_masks(source) == {
+        SOFT_EDGES: f"{tmp_path / 'train' / 'masks' / '0.png'}: 40, 80, 120; 6 of 8 values"
+    }  # fmt: skip
+
+
+def test_make_splits_on_a_flat_folder_says_what_works(call: Call, tmp_path: Path):
+    for number in range(4):
+        write_pair(tmp_path / "flat", f"images/{number}.jpg", f"masks/{number}.png", number, size=16)
+    done = call(make_splits.main, "dataset=folder", "dataset.root=flat", "dataset.num_classes=2", "output=lists")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("python scripts/init_dataset.py flat")
+    assert call(init_dataset.main, "flat", "output=mine").returncode == 0
+    done = call(make_splits.main, "--config-dir", "mine", "dataset=flat", "output=lists", "folds=2")
+    assert done.returncode == 0, done.stderr
+    assert sum(len((tmp_path / "lists" / f"fold_{fold}.txt").read_text().split()) for fold in (0, 1)) == 4
 
 
 def test_a_known_data_set_keeps_its_official_classes(call: Call, tmp_path: Path):

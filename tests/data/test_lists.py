@@ -56,6 +56,8 @@ def names(source: SplitLists | CsvTable) -> list[str]:
         "a\nwith space\n地図\ndeep/er/x.y\n",
         "a.JPG\nwith space.png\n./地図.tif\ndeep/er/x.y.jpg",
         "\ufeffa\r\nwith space  \r\n\r\n地図\r\ndeep\\er\\x.y\r\n",
+        "# names\nimages/a.JPG\nimages/with space.JPG\nmasks/地図.png\nimages/deep/er/x.y.JPG",
+        "image\na.JPG,masks/a.png\nwith space.JPG\tmasks/with space.png\n地図 1 2\ndeep/er/x.y;x",
     ],
 )
 def test_lists_name_files_in_their_own_order_with_or_without_suffix(root: Path, text: str) -> None:
@@ -105,6 +107,16 @@ def test_what_lists_name_in_vain_is_listed(root: Path) -> None:
 def test_missing_lists_and_folders_are_told(root: Path, text: str | bytes, keys: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         lists(root, text, **keys)
+
+
+def test_lists_and_tables_may_be_utf_16_and_spell_accents_in_two_ways(root: Path) -> None:
+    image(root / "images/e\u0301.png")
+    mask(root / "masks/\u00e9.png")
+    for name in ("\u00e9", "e\u0301"):
+        assert names(lists(root, f"{name}\r\n".encode("utf-16"))) == ["images/e\u0301.png"]
+        text = f"image,mask,split\r\nimages\\{name}.png,masks\\{name}.png,train\r\n"
+        (root / "data.csv").write_bytes(text.encode("utf-16"))
+        assert names(CsvTable(split="train", num_classes=2, root=str(root))) == ["images/e\u0301.png"]
 
 
 def test_tables_name_images_masks_and_splits(root: Path) -> None:

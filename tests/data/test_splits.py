@@ -175,3 +175,19 @@ def test_a_subset_names_what_it_is(make_source: MakeSource):
 def test_a_digest_is_that_of_the_lists_whatever_their_order():
     assert digest({"a": ["1", "2"], "b": ["3"]}) == digest({"b": ["3"], "a": ["2", "1"]})
     assert digest({"a": ["1", "2"], "b": ["3"]}) != digest({"a": ["1"], "b": ["2", "3"]})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", " \r\n\r\n"])
+def test_lists_of_every_system_name_the_same_samples(tmp_path: Path, encoding: str, ending: str):
+    """Names on disk as macOS writes them, names in lists as Linux does, and the other way round."""
+    for name in ("e\u0301", "\u00e9 2", "u\u0308"):
+        write_pair(tmp_path / "data", f"train/images/{name}.png", f"train/masks/{name}.png", 0)
+    make_source = partial(Folder, root=str(tmp_path / "data"), num_classes=2)
+    (tmp_path / "lists").mkdir()
+    for part, listed in (("train", ["\u00e9", "e\u0301 2"]), ("val", ["\u00fc"])):
+        text = "".join(f"train/images/{name}.png{ending}" for name in listed)
+        (tmp_path / "lists" / f"{part}.txt").write_bytes(text.encode(encoding))
+    split = Lists(folder=str(tmp_path / "lists"), pool=["train"])
+    assert names(split(make_source, "train")) == ["train/images/e\u0301.png", "train/images/\u00e9 2.png"]
+    assert names(split(make_source, "val")) == ["train/images/u\u0308.png"]
