@@ -33,7 +33,7 @@ def choices() -> list[str]:
     """Overrides that choose each row: every option of conf/model, and every decoder in place of `smp`."""
     from typing import get_args
 
-    from segkit.models.smp import Decoder
+    from segkit.models.networks.smp import Decoder
 
     options = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
     needs = {"dpt": " backbone=vit_small"}
@@ -47,8 +47,8 @@ def measure(choice: str, size: int, runs: int) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from segkit import mean_and_std
     from segkit.config import instantiate
+    from segkit.experiment import mean_and_std
 
     torch.set_num_threads(1)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from segkit.trained import TrainedModel
+    from segkit.experiment.inference import TrainedModel
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,6 @@ def load(path: str | Path, *, device: str = "cpu", trust: tuple[str, ...] = ()) 
 
     Raises UserError when there is no whole checkpoint at `path`.
     """
-    from segkit.trained import load_trained_model
+    from segkit.experiment.inference import load_trained_model
 
     return load_trained_model(path, device=device, trust=trust)

@@ -16,9 +16,9 @@ from PIL import Image
 
 import segkit
 from segkit.cli import evaluate, train
-from segkit.data.shapes import Shapes
-from segkit.engine import checkpoint
-from segkit.engine.stored_config import stored_config
+from segkit.data.datasets.shapes import Shapes
+from segkit.run import checkpoint
+from segkit.run.stored_config import stored_config
 from tests.conftest import Ended, losses
 
 ASSETS = Path(__file__).parent / "assets"

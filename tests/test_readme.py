@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, RootSettings, checked
-from segkit.experiment import check_nodes
-from segkit.sweep.space import read_space
+from segkit.experiment.training import check_nodes
+from segkit.sweep.search_space import read_space
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()

@@ -51,7 +51,7 @@ def write_data(folder: Path, num_samples: int) -> None:
     import cv2
     import numpy as np
 
-    from segkit.data.shapes import draw_scene
+    from segkit.data.datasets.shapes import draw_scene
 
     for split, number in (("train", num_samples), ("val", 1)):
         for kind in ("images", "masks"):

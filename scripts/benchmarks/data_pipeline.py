@@ -44,8 +44,8 @@ from omegaconf import OmegaConf  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
 from segkit.config import instantiate  # noqa: E402
-from segkit.data.decoded_cache import with_decoded_cache  # noqa: E402
-from segkit.data.folder import Folder  # noqa: E402
+from segkit.data.datasets.decoded_cache import with_decoded_cache  # noqa: E402
+from segkit.data.datasets.folder import Folder  # noqa: E402
 from segkit.data.loader import TrainLoader  # noqa: E402
 
 Cache = Literal["disk", "ram"] | None

@@ -71,12 +71,12 @@ def shares(classes: int, options: argparse.Namespace) -> bool:
     import torch.nn.functional as F
     from torchmetrics.classification import MulticlassJaccardIndex
 
-    from segkit.engine.strategy.base import SingleDevice
+    from segkit.engine.strategy.single_device import SingleDevice
+    from segkit.logits import resized_argmax
     from segkit.metrics.confusion import ConfusionMatrix
-    from segkit.models.backbone import TimmBackbone
+    from segkit.models.backbones.timm_backbone import TimmBackbone
     from segkit.models.heads.deeplabv3plus import DeepLabV3PlusHead
     from segkit.models.segmenter import Segmenter
-    from segkit.resizing import resized_argmax
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -140,7 +140,7 @@ def measure(method: str, classes: int, options: argparse.Namespace) -> dict[str,
     import torch
     import torch.nn.functional as F
 
-    from segkit.resizing import resized_argmax
+    from segkit.logits import resized_argmax
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

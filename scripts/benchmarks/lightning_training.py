@@ -121,7 +121,7 @@ class Segkits(torch.nn.Module):
 def make_network(name: str, classes: int) -> torch.nn.Module:
     if name == "smp":
         return smp.DeepLabV3Plus("tu-resnet18", encoder_weights=None, classes=classes)
-    from segkit.models.backbone import TimmBackbone
+    from segkit.models.backbones.timm_backbone import TimmBackbone
     from segkit.models.heads.deeplabv3plus import DeepLabV3PlusHead
     from segkit.models.segmenter import Segmenter
 

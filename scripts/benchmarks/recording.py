@@ -91,8 +91,8 @@ def measure(steps: int, result: Path, arguments: list[str]) -> None:
 
     from segkit.cli.train import main
     from segkit.engine.progress import LiveDisplay
-    from segkit.engine.run_folder import RunFolder
-    from segkit.tracking.mlflow import MlflowTracker
+    from segkit.run.run_folder import RunFolder
+    from segkit.tracking.mlflow.tracker import MlflowTracker
 
     meter = Meter(steps)
     meter.timed(RunFolder, "record", "metrics.jsonl")

@@ -49,12 +49,12 @@ def bare_loop(overrides: list[str], steps: int, keep_memory: bool) -> float:
     import torch
     from omegaconf import OmegaConf
 
-    from segkit import mean_and_std
     from segkit.config import instantiate
     from segkit.config.schema import RootSettings, checked
     from segkit.engine import heap
-    from segkit.engine.strategy.base import SingleDevice
-    from segkit.experiment import build_learning
+    from segkit.engine.strategy.single_device import SingleDevice
+    from segkit.experiment import mean_and_std
+    from segkit.experiment.training import build_learning
 
     OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):

@@ -24,8 +24,8 @@ from segkit.cli.arguments import arranged
 from segkit.cli.options import Options
 from segkit.cli.processes import require_one_process
 from segkit.cli.streams import lasting_streams
-from segkit.credentials import masked
-from segkit.engine.interrupts import CommandSignals
+from segkit.config.credentials import masked
+from segkit.engine.signals import CommandSignals
 from segkit.errors import Interrupted, RunFailure, UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ def task(config: DictConfig) -> None:
 
     from hydra.core.hydra_config import HydraConfig
 
-    from segkit.browsing import run
+    from segkit.commands.browsing import run
 
     run(config, Path(HydraConfig.get().runtime.output_dir))
 

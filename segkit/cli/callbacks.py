@@ -11,9 +11,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.cli import app
+from segkit.config.credentials import MASK, masked, revealed
 from segkit.config.masking import mask_in_place
-from segkit.credentials import MASK, masked, revealed
-from segkit.engine.run_folder import results_in
+from segkit.run.run_folder import results_in
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class MeanAndSpread(Callback):
 
 
 def _summarise(folder: Path, depth: int) -> None:
-    from segkit.multirun import summarise
+    from segkit.commands.multirun import summarise
 
     try:
         summarise(folder, depth)

@@ -17,7 +17,7 @@ def task(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     with quick_imports():
-        from segkit.data_check import run
+        from segkit.commands.data_check import run
 
     run(config, Path(HydraConfig.get().runtime.output_dir))
 

@@ -19,7 +19,7 @@ def task(config: DictConfig) -> float:
 
     import_compiler_lazily()
     with quick_imports():
-        from segkit.evaluation import run
+        from segkit.commands.evaluation import run
 
     return run(config, Path(HydraConfig.get().runtime.output_dir))
 

@@ -18,7 +18,7 @@ WITH_VALUE = frozenset(
 
 
 def task(config: DictConfig) -> None:
-    from segkit.data_setup import run
+    from segkit.commands.dataset_setup import run
 
     run(config, CONF, CONF.parent == PACKAGE.parent)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def task(config: DictConfig) -> None:
-    from segkit.split_making import run
+    from segkit.commands.split_making import run
 
     run(config)
 

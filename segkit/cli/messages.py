@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segkit.cli.arguments import parsed, quoted
 from segkit.cli.options import Options, as_name
-from segkit.config.errors import unknown_key
+from segkit.config.findings import unknown_key
 from segkit.errors import RunFailure, UserError, printable
 
 UNKNOWN = re.compile(r"Could not (?:append to config|delete from config|override|delete).*?'([^'@]+)")

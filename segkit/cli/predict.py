@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def task(config: DictConfig) -> None:
     import_compiler_lazily()
     with quick_imports():
-        from segkit.prediction import run
+        from segkit.commands.prediction import run
 
     run(config)
 

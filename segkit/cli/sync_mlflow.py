@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from segkit.cli.processes import require_one_process
 from segkit.cli.streams import lasting_streams
-from segkit.credentials import hidden
+from segkit.config.credentials import hidden
 from segkit.errors import UserError
 
 if TYPE_CHECKING:
-    from segkit.tracking.run_folder import Destination
+    from segkit.run.record import Destination
 
 ATTEMPTS = 3
 """Tries a folder, a second apart: enough for a locked database, short for a server that is down."""
@@ -73,16 +73,16 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _run_folders(folders: Sequence[Path]) -> list[Path]:
-    from segkit.tracking.run_folder import RUN_INFO
+    from segkit.run.record import RUN_INFO
 
     return sorted({record.parent for folder in folders for record in folder.rglob(RUN_INFO)})
 
 
 def _sync(folder: Path, down: dict[Destination, str]) -> tuple[str, str]:
     """Outcome and detail for one run folder. Adds to the stores that are `down`, which are not waited for again."""
-    from segkit.tracking.delivery import deliver
-    from segkit.tracking.run_folder import close_if_killed, held_alone, is_delivered, load_progress
-    from segkit.tracking.store import connect, reason
+    from segkit.run.record import close_if_killed, held_alone, is_delivered, load_progress
+    from segkit.tracking.mlflow.client import connect, reason
+    from segkit.tracking.mlflow.delivery import deliver
 
     with held_alone(folder) as alone:
         if not alone:

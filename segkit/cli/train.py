@@ -34,7 +34,7 @@ def task(config: DictConfig) -> float | list[float | None] | None:
     if not settings.trainer.compile:
         import_compiler_lazily()
     with quick_imports():
-        from segkit.experiment import run
+        from segkit.experiment.training import run
 
     runtime = HydraConfig.get().runtime
     folder = Path(runtime.output_dir)

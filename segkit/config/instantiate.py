@@ -23,9 +23,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError
 
-from segkit.config.errors import ConfigError, describe, unknown_key
-from segkit.config.values import odd_values
-from segkit.credentials import hidden, revealed
+from segkit.config.credentials import hidden, revealed
+from segkit.config.findings import ConfigError, describe, unknown_key
+from segkit.config.odd_values import odd_values
 from segkit.quick_imports import quick_imports
 
 ALLOWED_MODULES = (
@@ -54,7 +54,7 @@ Of the libraries those parts that compute and nothing else: torchmetrics' text, 
 models by name or path, and Albumentations' mixing and text transforms read pictures and fonts by path.
 """
 
-REFUSED_MODULES = ("segkit.data.decoded_cache.", "segkit.data.worker_process.", "segkit.data.workers.")
+REFUSED_MODULES = ("segkit.data.datasets.decoded_cache.", "segkit.data.workers.process.", "segkit.data.workers.pool.")
 """Those of our own that write files or change the process, and are no part of a config."""
 
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import Container, DictConfig, OmegaConf, flag_override
 
-from segkit.credentials import hidden, hidden_in_override, masked
+from segkit.config.credentials import hidden, hidden_in_override, masked
 
 
 def mask_in_place(config: DictConfig) -> None:

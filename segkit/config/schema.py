@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from segkit.config.errors import ConfigError, describe
-from segkit.config.values import odd_values
+from segkit.config.findings import ConfigError, describe
+from segkit.config.odd_values import odd_values
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from segkit.contracts import UserError
-from segkit.data.found_lists import ListFile, Table, find_lists, find_tables
-from segkit.data.found_pairs import Choice, Pair
-from segkit.data.path_words import SplitName, SplitWord, meaning_of
+from segkit.data.discovery.found_lists import ListFile, Table, find_lists, find_tables
+from segkit.data.discovery.found_pairs import Choice, Pair
+from segkit.data.discovery.path_words import SplitName, SplitWord, meaning_of
 
 SplitsFrom = Literal["table", "lists", "folders"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from segkit.contracts import Batch, DataError, LabelSpace, ReadingTransform, SampleSource, Transform, UserError
-from segkit.data.collating import collate_equal_sizes, collate_runs
-from segkit.data.equal_sizes import equal_sizes
-from segkit.data.keyed_samples import AugmentedSamples, OnError, PlainSamples
-from segkit.data.workers import Workers
+from segkit.data.workers.collate import collate_equal_sizes, collate_runs
+from segkit.data.workers.pool import Workers
+from segkit.data.workers.same_size import equal_sizes
+from segkit.data.workers.samples import AugmentedSamples, OnError, PlainSamples
 
 MOST_WORKERS = 8
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 from segkit.contracts import DataError, SampleSource, UserError
-from segkit.data.folds import as_named, digest, make_folds, read_list
-from segkit.data.source import Split
-from segkit.data.statistics import count
-from segkit.data.views import MakeSource, Pool, Subset, pooled, shown
+from segkit.data.datasets.source import Split
+from segkit.data.datasets.subsets import MakeSource, Pool, Subset, pooled, shown
+from segkit.data.statistics.counts import count
+from segkit.data.statistics.folds import as_named, digest, make_folds, read_list
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segkit.contracts import Batch, EvaluationData, Loss, Metric, Prediction, Predictor
 from segkit.engine import heap
-from segkit.engine.strategy.base import SingleDevice
+from segkit.engine.strategy.single_device import SingleDevice
 
 # Sizes of batches after which memory is given back to the system.
 SIZES_HELD = 16

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 
 from segkit.config.schema import NonFiniteSettings
 from segkit.contracts import Batch
-from segkit.engine.checkpoint import Content
 from segkit.engine.scalars import PendingStep
 from segkit.engine.state import TrainState
-from segkit.engine.strategy.base import SingleDevice
+from segkit.engine.strategy.single_device import SingleDevice
 from segkit.errors import RunFailure
+from segkit.run.checkpoint import Content
 
 log = logging.getLogger(__name__)
 

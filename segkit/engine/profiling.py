@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from segkit.engine import memory
-from segkit.engine.run_folder import RunFolder
+from segkit.run.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from segkit.credentials import masked
+from segkit.config.credentials import masked
 
 CONSOLE = Console(highlight=False)
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
-from segkit.engine.checkpoint import Content
 from segkit.engine.state import random_state, set_random_state
 from segkit.errors import UserError
+from segkit.run.checkpoint import Content
 
 if TYPE_CHECKING:
     from segkit.engine.trainer import Trainer

@@ -15,15 +15,15 @@ from segkit.config.schema import TrainerSettings
 from segkit.contracts import Batch, ProgressAware, TrainingData
 from segkit.engine import memory, snapshot
 from segkit.engine.cadence import Cadence, total_steps
+from segkit.engine.components import Learning
 from segkit.engine.evaluator import Evaluation, Evaluator
-from segkit.engine.interrupts import AskedToStop, Interrupts
-from segkit.engine.learning import Learning
 from segkit.engine.non_finite import NonFiniteGuard, check_weights
+from segkit.engine.outputs import Clock, Recording
 from segkit.engine.profiling import Profile, StepProfile
-from segkit.engine.recording import Clock, Recording
 from segkit.engine.scalars import PendingStep, ScalarQueue, add_share
+from segkit.engine.signals import AskedToStop, Interrupts
 from segkit.engine.state import TrainState
-from segkit.engine.strategy.base import SingleDevice
+from segkit.engine.strategy.single_device import SingleDevice
 from segkit.errors import RunFailure, UserError
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import ClassWeightMethod, LossTerms, Prediction, UserError, integer_mask
-from segkit.losses.readings import Reading, check_in_range
-from segkit.losses.sums import ClassSums, class_sums
+from segkit.losses.tiled.class_sums import ClassSums, class_sums
+from segkit.losses.tiled.probabilities import Reading, check_in_range
 
 
 class Head:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segkit.contracts import LossTerms
 from segkit.losses.base import Head, SegmentationLoss, quotient
-from segkit.losses.one_class import sum_over_classes
+from segkit.losses.tiled.per_class import sum_over_classes
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segkit.losses.base import positive
-from segkit.losses.sums import ClassSums
+from segkit.losses.tiled.class_sums import ClassSums
 from segkit.losses.tversky import TverskyLoss
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from segkit.contracts import LossTerms, UserError
 from segkit.losses.base import Head
 from segkit.losses.cross_entropy import CrossEntropyLoss
-from segkit.losses.readings import Reading
-from segkit.losses.sums import pixel_surprise
+from segkit.losses.tiled.class_sums import pixel_surprise
+from segkit.losses.tiled.probabilities import Reading
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

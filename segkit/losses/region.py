@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segkit.contracts import LossTerms
 from segkit.losses.base import Head, SegmentationLoss
-from segkit.losses.sums import ClassSums
+from segkit.losses.tiled.class_sums import ClassSums
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segkit.losses.base import at_least_zero, positive
 from segkit.losses.region import RegionLoss
-from segkit.losses.sums import ClassSums
+from segkit.losses.tiled.class_sums import ClassSums
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

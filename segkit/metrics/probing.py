@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from segkit.contracts import LabelSpace, UserError
-from segkit.metrics.judging import judging
-from segkit.metrics.listed import ListedMetric
+from segkit.metrics.torchmetric import ListedMetric
+from segkit.tasks.judging import judging
 
 # An image; and several of other sizes, one of a single class, one without a valid pixel.
 EVALUATIONS = (((6, 7),), ((6, 7), (9, 4), (5, 5), (3, 3)))

@@ -7,13 +7,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from segkit.config.types import Positive
 from segkit.contracts import Prediction
-from segkit.models.atrous import leave_out_unseen_taps
-from segkit.models.backbone import Backbone
-from segkit.models.batch_norm import accept_single_values
-from segkit.models.normalization import Normalize
-from segkit.models.pyramid import SimpleFeaturePyramid
-from segkit.models.ranges import Positive
+from segkit.models.backbones.pyramid import SimpleFeaturePyramid
+from segkit.models.backbones.timm_backbone import Backbone
+from segkit.models.layers.atrous import leave_out_unseen_taps
+from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.normalization import Normalize
 
 
 class Segmenter(nn.Module):

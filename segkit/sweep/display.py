@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segkit.sweep.claims import claim_of
-from segkit.sweep.space import Space, describe
+from segkit.sweep.search_space import Space, describe
 from segkit.sweep.study import ERROR, FOLDER, Sweep
 from segkit.sweep.values import shown
 

@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from segkit.errors import RunFailure, UserError
-from segkit.sweep.space import Space
+from segkit.sweep.search_space import Space
 from segkit.sweep.study import ERROR, FAULT, FOLDER, Sweep
 
 ALIKE = 3

@@ -23,13 +23,13 @@ from segkit.config import instantiate
 from segkit.errors import UserError
 from segkit.sweep import same_config
 from segkit.sweep.best_config import unresolved
+from segkit.sweep.protocols import SweepRecord
 from segkit.sweep.same_config import Values
 from segkit.sweep.samplers import Grid, grid_points
+from segkit.sweep.search_space import Space, group_options
 from segkit.sweep.settings import SweepSettings
-from segkit.sweep.space import Space, group_options
 from segkit.sweep.study import FOLDER, Sweep
 from segkit.sweep.values import quoted
-from segkit.trials import SweepRecord
 
 DRAWS = 16
 """How often a custom space is tried before the first trial."""

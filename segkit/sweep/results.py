@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
 
 from segkit.sweep import best_config
-from segkit.sweep.space import Space
+from segkit.sweep.search_space import Space
 from segkit.sweep.study import FOLDER, Sweep, visible_attributes
 from segkit.sweep.values import shown
 

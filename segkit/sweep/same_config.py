@@ -25,10 +25,10 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from segkit.credentials import masked
+from segkit.config.credentials import masked
 from segkit.errors import UserError
+from segkit.sweep.search_space import Space, bare_key, describe, flat, group_options
 from segkit.sweep.settings import SweepSettings
-from segkit.sweep.space import Space, bare_key, describe, flat, group_options
 from segkit.sweep.values import as_text
 
 SPACE, CONFIG, OPTIONS = "space", "config", "options"

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from omegaconf import OmegaConf
 from pydantic import Field, field_validator, model_validator
 
+from segkit.config.credentials import hidden
 from segkit.config.schema import NotNegative, Positive, Settings, checked
-from segkit.credentials import hidden
 from segkit.errors import UserError
 
 Seconds = Annotated[float, Field(gt=0)]

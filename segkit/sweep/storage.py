@@ -25,7 +25,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import text
 
-from segkit.credentials import REFUSED, connectable, how_to_give, masked
+from segkit.config.credentials import REFUSED, connectable, how_to_give, masked
 from segkit.errors import UserError
 
 SQLITE_TIMEOUT_S = 120.0

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from segkit.config import instantiate
-from segkit.credentials import masked
+from segkit.config.credentials import masked
 from segkit.errors import UserError
 from segkit.sweep.claims import CLAIM, Claims
 from segkit.sweep.samplers import seeded

@@ -21,14 +21,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial, TrialState
 
+from segkit.config.credentials import hidden_in_override
 from segkit.config.masking import mask_in_place
-from segkit.credentials import hidden_in_override
 from segkit.errors import Interrupted, UserError
 from segkit.sweep import same_config
 from segkit.sweep.claims import Claim, claim_of
 from segkit.sweep.display import SweepDisplay, make_display
+from segkit.sweep.executors import Slots, make_slots, quiet_launchers
 from segkit.sweep.failures import are_all_alike, of_sweep
-from segkit.sweep.job import Outcome, TrialTask
 from segkit.sweep.preparation import (
     Folders,
     check_space,
@@ -38,13 +38,13 @@ from segkit.sweep.preparation import (
     reach_from_workers,
     take_folder,
 )
+from segkit.sweep.protocols import SweepRecord
 from segkit.sweep.results import write_results
+from segkit.sweep.search_space import Space, read_space
 from segkit.sweep.settings import read, stored
-from segkit.sweep.slots import Slots, make_slots, quiet_launchers
-from segkit.sweep.space import Space, read_space
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep, quieten
+from segkit.sweep.trial_job import Outcome, TrialTask
 from segkit.sweep.values import quoted
-from segkit.trials import SweepRecord
 
 log = logging.getLogger(__name__)
 

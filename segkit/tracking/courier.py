@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from segkit.credentials import VARIABLE
+from segkit.config.credentials import VARIABLE
 
 PACKAGES = str(Path(__file__).resolve().parents[2])
 

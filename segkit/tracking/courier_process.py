@@ -20,9 +20,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from segkit.tracking.delivery import deliver
-from segkit.tracking.run_folder import load_record
-from segkit.tracking.store import import_mlflow, reason
+from segkit.run.record import load_record
+from segkit.tracking.mlflow.client import import_mlflow, reason
+from segkit.tracking.mlflow.delivery import deliver
 
 LAST_PASS_S = 10.0
 LONGEST_PAUSE_S = 60.0

@@ -31,7 +31,7 @@ from segkit.config.schema import (
     Settings,
     checked,
 )
-from segkit.experiment import check_nodes
+from segkit.experiment.training import check_nodes
 from tests.conftest import REPOSITORY
 
 # What each command cannot do without.

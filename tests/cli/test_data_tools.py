@@ -12,11 +12,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from segkit import setup_summary
 from segkit.cli import browse, check_data, init_dataset, make_splits, train
 from segkit.cli.init_dataset import with_folder_key
-from segkit.data.folder import Folder
-from segkit.data_check import SOFT_EDGES, unfit_masks
+from segkit.commands import setup_summary
+from segkit.commands.data_check import SOFT_EDGES, unfit_masks
+from segkit.data.datasets.folder import Folder
 from tests.conftest import Ended, run, summary
 from tests.data.written import write_pair
 
@@ -121,7 +121,7 @@ def test_make_splits_writes_lists_that_training_takes(call: Call, data: Path, tm
     assert done.returncode == 0, done.stderr
     (line,) = [row for row in map(json.loads, (run_folder / "metrics.jsonl").open()) if row["kind"] == "train"]
     assert not set(line["sample_ids"]) & set(lists[2])
-    from segkit.trained import read_run
+    from segkit.experiment.inference import read_run
 
     config = read_run(run_folder).config
     assert config["split"]["digest"]
@@ -306,7 +306,7 @@ def test_a_known_data_set_keeps_its_official_classes(call: Call, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     done = call(train.main, "--config-dir", "mine", "experiment=streets", *TINY, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
-    from segkit.trained import read_run
+    from segkit.experiment.inference import read_run
 
     trained = read_run(tmp_path / "run")
     assert trained.labels.names[:2] == ("road", "sidewalk")

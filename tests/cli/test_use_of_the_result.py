@@ -18,12 +18,12 @@ from PIL import Image
 import segkit
 from segkit.cli.evaluate import main as evaluate
 from segkit.cli.predict import main
+from segkit.commands.prediction import find_images, is_georeferenced
 from segkit.contracts import Prediction
-from segkit.engine import checkpoint
 from segkit.errors import UserError
-from segkit.predict.whole import Whole
-from segkit.prediction import find_images, is_georeferenced
-from segkit.resizing import resize_logits
+from segkit.logits import resize_logits
+from segkit.predictors.whole_image import Whole
+from segkit.run import checkpoint
 from tests.conftest import Ended, run, summary
 
 

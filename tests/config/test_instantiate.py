@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from segkit.config import instantiate
-from segkit.config.errors import ConfigError
+from segkit.config.findings import ConfigError
 from segkit.config.schema import RootSettings, checked
 from segkit.contracts import UserError
 
@@ -76,7 +76,9 @@ def test_a_constructors_own_complaint_comes_out_as_it_is():
         instantiate.build(node("Whole", part=node("Part", size=101)), "whole")
 
 
-@pytest.mark.parametrize("target", ["segkit.nothing.Here", "no_such_package.Thing", "segkit.data.shapes.Shape"])
+@pytest.mark.parametrize(
+    "target", ["segkit.nothing.Here", "no_such_package.Thing", "segkit.data.datasets.shapes.Shape"]
+)
 def test_a_target_that_does_not_exist_is_named(target: str):
     assert findings({"_target_": target}, "dataset") == [f"dataset._target_={target}: no such class or function"]
 
@@ -89,10 +91,10 @@ def test_a_target_that_does_not_exist_is_named(target: str):
         "builtins.eval",
         "torch.load",
         "torch.hub.load",
-        "segkit.trained.load_trained_model",
-        "segkit.data.folder.os.system",
+        "segkit.experiment.inference.load_trained_model",
+        "segkit.data.datasets.folder.os.system",
         "segkit.data.loader.signal.signal",
-        "segkit.models.backbone.timm.create_model",
+        "segkit.models.backbones.timm_backbone.timm.create_model",
         "albumentations.load",
         "torchmetrics.utilities.imports.importlib.import_module",
     ],

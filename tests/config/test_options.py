@@ -19,11 +19,11 @@ from torch import nn
 from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, RootSettings, checked
 from segkit.contracts import Prediction, QueryPrediction, Sample
-from segkit.data.augmentation import augmented as apply_transform
-from segkit.engine import checkpoint
-from segkit.engine.resume_rules import changes, leaves, rule_of
-from segkit.engine.stored_config import stored_config
-from segkit.experiment import check_nodes
+from segkit.data.transforms.apply import augmented as apply_transform
+from segkit.experiment.resume_rules import changes, leaves, rule_of
+from segkit.experiment.training import check_nodes
+from segkit.run import checkpoint
+from segkit.run.stored_config import stored_config
 from tests.conftest import REPOSITORY
 
 CONF = REPOSITORY / "conf"

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from segkit.contracts import DataError, UserError
-from segkit.data.split_lists import SplitLists
-from segkit.data.table import CsvTable
+from segkit.data.datasets.csv_table import CsvTable
+from segkit.data.datasets.split_lists import SplitLists
 
 
 def image(path: Path) -> None:

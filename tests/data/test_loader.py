@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.contracts import Batch, DataError, LabelSpace, Sample, UserError
-from segkit.data.file_list import FileList
+from segkit.data.files.file_list import FileList
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
 from segkit.errors import RunFailure
 

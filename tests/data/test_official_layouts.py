@@ -17,7 +17,7 @@ from scipy.io import savemat
 
 from segkit.config import instantiate
 from segkit.contracts import UserError
-from segkit.data.files import Files
+from segkit.data.datasets.image_mask import Files
 from tests.conftest import REPOSITORY
 
 IGNORED = 255

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from segkit import data_check
-from segkit.data.folder import Folder
-from segkit.data.reading import orientation, read_color_mask, read_image, read_layers, read_mask
-from segkit.data.verification import turned_apart
+from segkit.commands import data_check
+from segkit.data.datasets.folder import Folder
+from segkit.data.files.decode import orientation, read_color_mask, read_image, read_layers, read_mask
+from segkit.data.statistics.verification import turned_apart
 
 # Smooth, for JPEG's sake, and the same in no other orientation.
 ROWS, COLUMNS = np.mgrid[:16, :24]

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segkit.contracts import LabelSpace, UserError
-from segkit.data.folder import Folder
-from segkit.data.folds import digest, make_folds, make_lists
-from segkit.data.shapes import Shapes
+from segkit.data.datasets.folder import Folder
+from segkit.data.datasets.shapes import Shapes
+from segkit.data.datasets.subsets import Pool, Subset
 from segkit.data.splits import KFold, Lists, Official
-from segkit.data.statistics import Counted, SampleFacts
-from segkit.data.views import Pool, Subset
+from segkit.data.statistics.counts import Counted, SampleFacts
+from segkit.data.statistics.folds import digest, make_folds, make_lists
 from tests.data.written import write_pair
 
 MakeSource = Callable[..., Any]

@@ -17,8 +17,8 @@ from scipy import stats
 
 from segkit.config import instantiate
 from segkit.contracts import Sample
-from segkit.data.pixel_steps import PhotometricDistortion
-from segkit.data.windows import RandomScaleCrop
+from segkit.data.transforms.color import PhotometricDistortion
+from segkit.data.transforms.crop_window import RandomScaleCrop
 
 CONF = Path(__file__).parents[2] / "conf"
 CROP, HEIGHT, WIDTH = 48, 96, 128

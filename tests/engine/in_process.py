@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 
 from segkit.config import instantiate
 from segkit.config.schema import RootSettings, checked
-from segkit.engine.run_folder import RunFolder
 from segkit.engine.trainer import Trainer
-from segkit.experiment import build
+from segkit.experiment.training import build
+from segkit.run.run_folder import RunFolder
 from tests.conftest import REPOSITORY
 
 TINY = (

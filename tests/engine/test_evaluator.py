@@ -18,12 +18,12 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix, 
 from segkit.contracts import Batch, DataError, LabelSpace, Loss, LossTerms, Prediction, Sample
 from segkit.data.loader import EvaluationLoader
 from segkit.engine.evaluator import Evaluation, Evaluator
-from segkit.engine.strategy.base import SingleDevice
+from segkit.engine.strategy.single_device import SingleDevice
 from segkit.losses.combined import CombinedLoss
-from segkit.metrics.judging import judging
-from segkit.metrics.listed import ListedMetric
-from segkit.predict.sliding import Sliding
-from segkit.predict.whole import Whole
+from segkit.metrics.torchmetric import ListedMetric
+from segkit.predictors.sliding import Sliding
+from segkit.predictors.whole_image import Whole
+from segkit.tasks.judging import judging
 
 CLASSES = 5
 LABELS = LabelSpace(tuple("abcde"), tuple((i, i, i) for i in range(CLASSES)))

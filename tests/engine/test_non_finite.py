@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import LossTerms, Prediction
-from segkit.engine import checkpoint
 from segkit.engine.non_finite import NonFiniteLoss
 from segkit.engine.trainer import Trainer
+from segkit.run import checkpoint
 from tests.conftest import records
 from tests.engine.in_process import SMALL_HEAD, finish, trainer_of
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from segkit.engine import checkpoint
+from segkit.run import checkpoint
 from tests.conftest import TINY, command, losses, records, summary, train
 
 # Dropout in the head, augmentation in the data, EMA, accumulation and a schedule: all that has state.

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from segkit.engine import checkpoint, snapshot
+from segkit.engine import snapshot
 from segkit.engine.trainer import Trainer
 from segkit.errors import UserError
+from segkit.run import checkpoint
 from tests.engine.in_process import SMALL_HEAD, finish, trainer_of
 
 PARTS = ("state", "position", "model", "ema", "optimizer", "schedule", "strategy", "random")

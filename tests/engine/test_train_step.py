@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segkit.engine.learning import CompiledForward
+from segkit.engine.components import CompiledForward
 from segkit.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.engine.in_process import SMALL_HEAD, finish, trainer_of

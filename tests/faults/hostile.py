@@ -166,9 +166,9 @@ def zipped(number: int) -> bytes:
 
 def read(path: Path) -> Any:
     """What segkit reads a file of this suffix as. Raises UnusableError or UserError."""
-    from segkit.data.class_names import find_class_names
-    from segkit.data.reading import read_color_mask, read_image, read_layers, read_mask
-    from segkit.data.sbd import Sbd
+    from segkit.data.datasets.sbd import Sbd
+    from segkit.data.discovery.class_names import find_class_names
+    from segkit.data.files.decode import read_color_mask, read_image, read_layers, read_mask
 
     if path.suffix == ".json":
         folder = path.with_suffix("")
@@ -178,7 +178,7 @@ def read(path: Path) -> Any:
         return None
     if path.suffix == ".mat":
         return Sbd.raw_mask(object.__new__(Sbd), path)
-    from segkit.data.content import UnusableError
+    from segkit.data.files.bounded import UnusableError
 
     for reader in (read_mask, read_color_mask, lambda p: read_layers(p, 5), lambda p: read_image(p, 5), read_image):
         try:
@@ -194,7 +194,7 @@ def main(folder: str) -> None:
     """Read every bomb of a folder; print how many MiB that took, and how each was refused."""
     import resource
 
-    from segkit.data.inspection import UnusableError
+    from segkit.data.files.inspection import UnusableError
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refusals: dict[str, str] = {}

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from segkit.contracts import Sample
-from segkit.data.folder import Folder
+from segkit.data.datasets.folder import Folder
 from segkit.data.loader import EvaluationLoader, TrainLoader
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from segkit.engine import checkpoint
-from segkit.engine.checkpoint_keeper import CheckpointKeeper
-from segkit.engine.run_folder import RunFolder
+from segkit.run import checkpoint
+from segkit.run.checkpoint_store import CheckpointKeeper
+from segkit.run.run_folder import RunFolder
 
 
 def content(step: int) -> dict[str, Any]:

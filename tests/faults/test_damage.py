@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segkit.engine import checkpoint
-from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.errors import UserError
+from segkit.run import checkpoint
+from segkit.run.checkpoint_store import CheckpointKeeper
 from tests.conftest import losses, records
 from tests.faults.conftest import Starter
 from tests.faults.saving import content, save

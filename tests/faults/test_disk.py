@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from segkit.engine import checkpoint
-from segkit.engine.checkpoint_keeper import CheckpointKeeper
 from segkit.engine.evaluator import Evaluation
-from segkit.engine.run_folder import RunFolder
+from segkit.run import checkpoint
+from segkit.run.checkpoint_store import CheckpointKeeper
+from segkit.run.run_folder import RunFolder
 from tests.conftest import records, summary
 from tests.engine.in_process import SMALL_HEAD, finish, trainer_of
 from tests.faults.conftest import Starter

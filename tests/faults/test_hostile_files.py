@@ -23,19 +23,19 @@ from PIL import Image
 import segkit
 from segkit.cli import evaluate, predict, train
 from segkit.config import instantiate
-from segkit.config.errors import ConfigError
+from segkit.config.findings import ConfigError
 from segkit.contracts import DataError, LabelSpace, UserError
-from segkit.data.class_names import find_class_names
-from segkit.data.content import UnusableError
-from segkit.data.folder import Folder
-from segkit.data.inspection import Facts, inspected
-from segkit.data.reading import read_color_mask, read_image, read_layers, read_mask
-from segkit.data.split_lists import SplitLists
-from segkit.data.table import CsvTable
-from segkit.engine import checkpoint
-from segkit.models.mit import MixTransformer
-from segkit.models.timm_source import build
-from segkit.tracking.panels import PanelRow, panel
+from segkit.data.datasets.csv_table import CsvTable
+from segkit.data.datasets.folder import Folder
+from segkit.data.datasets.split_lists import SplitLists
+from segkit.data.discovery.class_names import find_class_names
+from segkit.data.files.bounded import UnusableError
+from segkit.data.files.decode import read_color_mask, read_image, read_layers, read_mask
+from segkit.data.files.inspection import Facts, inspected
+from segkit.models.backbones.mix_transformer import MixTransformer
+from segkit.models.backbones.timm_models import build
+from segkit.reporting.panels import PanelRow, panel
+from segkit.run import checkpoint
 from tests.conftest import REPOSITORY, TINY, Ended
 from tests.data.written import write_pair
 from tests.faults import hostile
@@ -115,7 +115,7 @@ class TestPickles:
     @pytest.mark.parametrize("form", FORMS)
     def test_as_a_cache(self, form: str, sprung: Path, tmp_path: Path) -> None:
         """What a cache holds that is none counts for nothing."""
-        from segkit.data.file_list import FileList
+        from segkit.data.files.file_list import FileList
 
         (tmp_path / "a.png").touch()
         cache = offered(form, sprung, ".npz")
@@ -193,19 +193,19 @@ def with_config(finished: Path, sprung: Path, changes: dict[str, Any]) -> Path:
         "operator.methodcaller",
         "hydra.utils.instantiate",
         "segkit.config.instantiate.build",
-        "segkit.data.folder.Files.read.__globals__",
-        "segkit.data.table.io.open",
-        "segkit.data.workers.os.system",
-        "segkit.data.workers.Workers",
-        "segkit.data.worker_process.Preparation",
-        "segkit.data.worker_process.ctypes.CDLL",
-        "segkit.data.decoded_cache.DiskStore",
-        "segkit.data.reading.Path",
+        "segkit.data.datasets.folder.Files.read.__globals__",
+        "segkit.data.datasets.csv_table.io.open",
+        "segkit.data.workers.pool.os.system",
+        "segkit.data.workers.pool.Workers",
+        "segkit.data.workers.process.Preparation",
+        "segkit.data.workers.process.ctypes.CDLL",
+        "segkit.data.datasets.decoded_cache.DiskStore",
+        "segkit.data.files.decode.Path",
         "segkit.losses.base.torch.load",
         "segkit..data.folder.Folder",
         ".os.system",
         "os..system",
-        "segkit.data.folder.Folder\u200b",
+        "segkit.data.datasets.folder.Folder\u200b",
         "segkit.data.fold\u0435r.Folder",
         "segkit.data\0.folder.Folder",
         "",
@@ -241,9 +241,9 @@ def test_a_stored_config_may_name_no_code(target: str) -> None:
         "torchmetrics.classification.MulticlassF1Score",
         "torchmetrics.segmentation.MeanIoU",
         "torchmetrics.MetricCollection",
-        "segkit.data.folder.Folder",
+        "segkit.data.datasets.folder.Folder",
         "segkit.losses.combined.CombinedLoss",
-        "segkit.predict.sliding.Sliding",
+        "segkit.predictors.sliding.Sliding",
     ],
 )
 def test_a_stored_config_may_name_what_runs_are_made_of(target: str) -> None:
@@ -288,7 +288,7 @@ class TestPaths:
         assert "\x1b" not in str(error.value)
 
     def test_predictions_stay_in_their_folder(self, root: Path) -> None:
-        from segkit.prediction import find_images, output_names
+        from segkit.commands.prediction import find_images, output_names
 
         for name in ("..png", "...png", ".. .png", "-rf.png"):
             shutil.copy(root / "images" / "a.png", root / "images" / name)

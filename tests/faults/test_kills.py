@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from segkit.engine import checkpoint
-from segkit.engine.run_folder import RunFolder
+from segkit.run import checkpoint
+from segkit.run.run_folder import RunFolder
 from tests.conftest import losses, summary
 from tests.faults.conftest import Ended, Starter
 from tests.faults.saving import save

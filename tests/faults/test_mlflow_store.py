@@ -23,8 +23,8 @@ import pytest
 from mlflow import MlflowClient
 
 from segkit.cli.sync_mlflow import main as sync
-from segkit.tracking.delivery import deliver
-from segkit.tracking.run_folder import load_progress
+from segkit.run.record import load_progress
+from segkit.tracking.mlflow.delivery import deliver
 from tests.conftest import losses, run, summary
 from tests.faults.conftest import Ended, Starter
 from tests.faults.unreliable_server import UnreliableServer

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from segkit.engine import checkpoint
+from segkit.run import checkpoint
 from tests.conftest import losses, records, summary
 from tests.faults.conftest import Starter
 

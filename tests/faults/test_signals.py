@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from segkit.engine import checkpoint
+from segkit.run import checkpoint
 from tests.conftest import losses, records, summary
 from tests.faults.conftest import Starter, Training
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segkit.contracts import Prediction, QueryPrediction, UserError
+from segkit.logits import resize_logits
 from segkit.losses.set_prediction import Segments, SetPredictionLoss, match, resized_at, semantic_segments
-from segkit.resizing import resize_logits
 
 SURE = 30.0
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from segkit import mean_and_std
 from segkit.config import instantiate
 from segkit.contracts import Prediction
-from segkit.models.smp import Decoder
-from segkit.resizing import resize_logits
+from segkit.experiment import mean_and_std
+from segkit.logits import resize_logits
+from segkit.models.networks.smp import Decoder
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

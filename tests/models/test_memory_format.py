@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segkit.engine.strategy.base import SingleDevice
+from segkit.engine.strategy.single_device import SingleDevice
 from segkit.losses.combined import CombinedLoss
-from segkit.models.backbone import TimmBackbone
+from segkit.models.backbones.timm_backbone import TimmBackbone
 from segkit.models.heads.deeplabv3plus import DeepLabV3PlusHead
 from segkit.models.segmenter import Segmenter
 

@@ -12,10 +12,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.contracts import UserError
-from segkit.models import mit
+from segkit.models.backbones import mix_transformer
 from segkit.models.heads.fcn import FCNHead
+from segkit.models.networks.smp import SmpSegmenter
 from segkit.models.segmenter import Segmenter
-from segkit.models.smp import SmpSegmenter
 
 CONF = Path(__file__).parents[2] / "conf"
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
@@ -34,7 +34,7 @@ def test_every_backbone_goes_with_every_model(model: str, backbone: str) -> None
     resolved = OmegaConf.to_container(composed.model, resolve=True)
     chosen = resolved["encoder"] if model == "smp" else resolved["backbone"]["name"]
     assert chosen == composed.backbone.name
-    assert timm.is_model(chosen) or chosen in mit.NAMES
+    assert timm.is_model(chosen) or chosen in mix_transformer.NAMES
 
 
 @pytest.mark.parametrize("option", BACKBONES)

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import segmentation
 
-from segkit.models.backbone import TimmBackbone
+from segkit.logits import resize_logits
+from segkit.models.backbones.mix_transformer import MixTransformer
+from segkit.models.backbones.timm_backbone import TimmBackbone
 from segkit.models.heads.deeplabv3 import DeepLabV3Head
 from segkit.models.heads.fcn import FCNHead
 from segkit.models.heads.lraspp import LRASPPHead
 from segkit.models.heads.segformer import SegFormerHead
 from segkit.models.heads.upernet import UPerHead
-from segkit.models.mit import MixTransformer
 from segkit.models.segmenter import Segmenter
-from segkit.resizing import resize_logits
 
 CLASSES = 21
 RESNET, MOBILENET = partial(TimmBackbone, "resnet50"), partial(TimmBackbone, "mobilenetv3_large_100")

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from segkit.contracts import UserError
-from segkit.models.backbone import TimmBackbone
+from segkit.models.backbones.timm_backbone import TimmBackbone
 from segkit.models.heads.deeplabv3plus import DeepLabV3PlusHead
 from segkit.models.heads.fcn import FCNHead
-from segkit.models.normalization import Normalize
+from segkit.models.layers.normalization import Normalize
 from segkit.models.segmenter import Segmenter
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)

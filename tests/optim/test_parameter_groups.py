@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from segkit.contracts import UserError
-from segkit.models.backbone import TimmBackbone
+from segkit.models.backbones.timm_backbone import TimmBackbone
 from segkit.optim.parameter_groups import build_optimizer, layer_depths, parameter_groups
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from segkit.tracking.run_folder import Destination, RunRecord, save_record
+from segkit.run.record import Destination, RunRecord, save_record
 
 EPOCH_SECONDS = 1_700_000_000
 

@@ -17,11 +17,11 @@ import pytest
 from mlflow import MlflowClient
 
 from segkit.cli import sync_mlflow
-from segkit.credentials import VARIABLE
+from segkit.config.credentials import VARIABLE
 from segkit.errors import UserError
 from segkit.sweep.storage import open_storage
-from segkit.tracking.mlflow import MlflowTracker
-from segkit.tracking.store import connect
+from segkit.tracking.mlflow.client import connect
+from segkit.tracking.mlflow.tracker import MlflowTracker
 from tests.conftest import REPOSITORY, TINY, run, summary
 from tests.tracking.conftest import FakeRun, MlflowServer
 
@@ -31,7 +31,7 @@ SECRETS = (PASSWORD, "tokenX2tokenX2", "bucketX3", "storageX4", "environmentX5")
 OWN_DATA = """
 from dataclasses import dataclass
 
-from segkit.data.shapes import Shapes
+from segkit.data.datasets.shapes import Shapes
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

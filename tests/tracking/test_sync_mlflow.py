@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from segkit.cli import sync_mlflow
 from segkit.cli.sync_mlflow import main
-from segkit.tracking.run_folder import load_progress
+from segkit.run.record import load_progress
 
 LAUNCHER = Path(__file__).parents[2] / "scripts" / "sync_mlflow.py"
 

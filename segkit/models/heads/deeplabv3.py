@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segkit.models.backbone import FeatureInfo
-from segkit.models.heads.layers import conv_norm_relu, initialize
-from segkit.models.ranges import Positive, Share
+from segkit.config.types import Positive, Share
+from segkit.models.backbones.timm_backbone import FeatureInfo
+from segkit.models.layers.head_blocks import conv_norm_relu, initialize
 
 
 class ASPP(nn.Module):

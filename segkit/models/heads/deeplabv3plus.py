@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkit.models.backbone import FeatureInfo, pick
+from segkit.config.types import Positive, Share
+from segkit.models.backbones.timm_backbone import FeatureInfo, pick
 from segkit.models.heads.deeplabv3 import ASPP
-from segkit.models.heads.layers import conv_norm_relu, initialize
-from segkit.models.ranges import Positive, Share
+from segkit.models.layers.head_blocks import conv_norm_relu, initialize
 
 
 class DeepLabV3PlusHead(nn.Module):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from segkit.models.backbone import FeatureInfo, pick
-from segkit.models.heads.layers import conv_norm_relu, initialize
-from segkit.models.ranges import Positive, Share
+from segkit.config.types import Positive, Share
+from segkit.models.backbones.timm_backbone import FeatureInfo, pick
+from segkit.models.layers.head_blocks import conv_norm_relu, initialize
 
 
 class FCNHead(nn.Module):

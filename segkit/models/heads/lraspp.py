@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkit.models.backbone import FeatureInfo, pick
-from segkit.models.heads.layers import conv_norm_relu, initialize
-from segkit.models.ranges import Positive
+from segkit.config.types import Positive
+from segkit.models.backbones.timm_backbone import FeatureInfo, pick
+from segkit.models.layers.head_blocks import conv_norm_relu, initialize
 
 
 class LRASPPHead(nn.Module):

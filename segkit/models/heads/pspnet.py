@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkit.config.types import Positive, Share
 from segkit.contracts import UserError
-from segkit.models.backbone import FeatureInfo
-from segkit.models.heads.layers import conv_norm_relu, initialize
-from segkit.models.ranges import Positive, Share
+from segkit.models.backbones.timm_backbone import FeatureInfo
+from segkit.models.layers.head_blocks import conv_norm_relu, initialize
 
 
 class PyramidPooling(nn.Module):

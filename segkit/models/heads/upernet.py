@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
-from segkit.models.backbone import FeatureInfo, pick
-from segkit.models.heads.layers import conv_norm_relu, initialize
+from segkit.config.types import Positive, Share
+from segkit.models.backbones.timm_backbone import FeatureInfo, pick
 from segkit.models.heads.pspnet import PyramidPooling
-from segkit.models.ranges import Positive, Share
+from segkit.models.layers.head_blocks import conv_norm_relu, initialize
 
 LEVELS = (4, 8, 16, 32)
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
-from segkit.models.batch_norm import accept_single_values
-from segkit.models.normalization import Normalize
-from segkit.models.realtime.layers import conv_norm, conv_norm_act, initialize
+from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.normalization import Normalize
+from segkit.models.layers.realtime_blocks import conv_norm, conv_norm_act, initialize
 
 WIDTH = 128
 STAGES = {"stage2": 16, "stage3": 32, "stage4": 64, "stage5": 128}

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
-from segkit.models.atrous import leave_out_unseen_taps
-from segkit.models.batch_norm import accept_single_values
-from segkit.models.normalization import Normalize
-from segkit.models.realtime.layers import conv_norm, initialize
+from segkit.models.layers.atrous import leave_out_unseen_taps
+from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.normalization import Normalize
+from segkit.models.layers.realtime_blocks import conv_norm, initialize
 
 Act = Callable[[int], nn.Module]
 STRIDE = 8

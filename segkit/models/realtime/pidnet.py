@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
-from segkit.models.batch_norm import accept_single_values
-from segkit.models.normalization import Normalize
-from segkit.models.realtime.layers import conv_norm, conv_norm_act, initialize, resize_like
+from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.normalization import Normalize
+from segkit.models.layers.realtime_blocks import conv_norm, conv_norm_act, initialize, resize_like
 
 
 class Size(NamedTuple):

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
-from segkit.models.backbone import TimmBackbone, pick
-from segkit.models.batch_norm import accept_single_values
-from segkit.models.normalization import Normalize
-from segkit.models.realtime.layers import conv_norm, conv_norm_act, initialize, resize_like
+from segkit.models.backbones.timm_backbone import TimmBackbone, pick
+from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.normalization import Normalize
+from segkit.models.layers.realtime_blocks import conv_norm, conv_norm_act, initialize, resize_like
 
 LEVELS = (4, 8, 16, 32)
 

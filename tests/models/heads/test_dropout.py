@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkit.models.backbone import FeatureInfo
+from segkit.models.backbones.timm_backbone import FeatureInfo
 from segkit.models.heads.deeplabv3plus import DeepLabV3PlusHead
 from segkit.models.heads.fcn import FCNHead
 from segkit.models.heads.pspnet import PSPHead

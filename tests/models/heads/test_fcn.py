@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from segkit.models.backbone import FeatureInfo, TimmBackbone
+from segkit.models.backbones.timm_backbone import FeatureInfo, TimmBackbone
 from segkit.models.heads.fcn import FCNHead
 from segkit.models.segmenter import Segmenter
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from segkit.models.backbone import TimmBackbone
+from segkit.models.backbones.timm_backbone import TimmBackbone
 from segkit.models.heads.pspnet import PSPHead, PyramidPooling
 from segkit.models.segmenter import Segmenter
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from segkit.models.backbone import FeatureInfo
+from segkit.models.backbones.mix_transformer import MixTransformer
+from segkit.models.backbones.timm_backbone import FeatureInfo
 from segkit.models.heads.segformer import SegFormerHead
-from segkit.models.mit import MixTransformer
 from segkit.models.segmenter import Segmenter
 
 

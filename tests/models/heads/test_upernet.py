@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segkit.contracts import UserError
-from segkit.models.backbone import FeatureInfo, TimmBackbone
+from segkit.models.backbones.timm_backbone import FeatureInfo, TimmBackbone
 from segkit.models.heads.upernet import UPerHead
 from segkit.models.segmenter import Segmenter
 

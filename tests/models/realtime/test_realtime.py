@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segkit.contracts import Prediction, UserError
-from segkit.models.backbone import TimmBackbone
+from segkit.logits import resize_logits
+from segkit.models.backbones.timm_backbone import TimmBackbone
 from segkit.models.realtime.bisenet import BiSeNet
 from segkit.models.realtime.bisenetv2 import BiSeNetV2
 from segkit.models.realtime.enet import ENet, unpool
 from segkit.models.realtime.pidnet import PIDNet
 from segkit.models.realtime.sfnet import SFNet, warp
 from segkit.models.realtime.sfnet_lite import SFNetLite
-from segkit.resizing import resize_logits
 
 COLOUR: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 RESNET18 = partial(TimmBackbone, "resnet18")

@@ -17,7 +17,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from segkit.cli import app  # noqa: E402
 from segkit.errors import UserError  # noqa: E402
-from segkit.trials import current_trial  # noqa: E402
+from segkit.sweep.protocols import current_trial  # noqa: E402
 
 
 def task(config: DictConfig) -> object:
