@@ -85,6 +85,11 @@ class LabelSpace:
         return len(self.names)
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """What constructors of models, losses, transforms and metrics are given of it, by the names they have there."""
+        return {"num_classes": self.num_classes, "ignore_index": self.ignore_index, "multilabel": self.multilabel}
+
+    @property
     def mask_dtype(self) -> type[np.uint8] | type[np.int32]:
         """The type of masks: uint8 if it holds all ids, else int32."""
         fits = self.num_classes <= 256 and 0 <= self.ignore_index <= 255

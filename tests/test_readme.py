@@ -12,8 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from segkit.config import instantiate
-from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, RootSettings, checked
-from segkit.experiment.training import check_nodes
+from segkit.config.recipe import Recipe
+from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, checked
 from segkit.sweep.search_space import read_space
 from tests.conftest import REPOSITORY
 
@@ -53,10 +53,7 @@ def test_a_training_command_composes_and_every_key_binds(arguments: list[str]):
     assert set(arguments) & {"--help", "--cfg", "-m"} or not any(a.startswith("-") for a in arguments)
     overrides = [a for a in arguments if "=" in a]
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config = hydra.compose("train", one_point(overrides))
-    values = instantiate.plain(config)
-    checked(RootSettings, values)
-    check_nodes(values)
+        Recipe.of(hydra.compose("train", one_point(overrides)))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ if PLUGINS not in sys.path:
 # Of all values, null alone is one that Hydra refuses in choice(...), and takes in key=null,1.0.
 grammar_functions.choice.__annotations__["args"] = Any
 
-Task = Callable[[DictConfig], Any]
+Task = Callable[..., Any]
 
 closing = contextlib.ExitStack()
 """What is to be done when a command ends, however it ends; Hydra's callbacks add to it."""
@@ -61,11 +61,11 @@ def launch(config_name: str, task: Task) -> None:
     signals = CommandSignals()
 
     @functools.wraps(task)
-    def single_run(config: DictConfig) -> Any:
+    def single_run(config: DictConfig, **keywords: Any) -> Any:
         with lasting_streams():
             try:
                 _require_multirun()
-                return task(config)
+                return task(config, **keywords)
             except Exception as error:
                 if HydraConfig.get().mode is RunMode.RUN or _stops_a_plain_multirun(error):
                     # Past Hydra, which would print the whole command line above our one message.

@@ -11,8 +11,10 @@ from segkit.quick_imports import quick_imports
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from segkit.sweep.protocols import Trial
 
-def task(config: DictConfig) -> float | list[float | None] | None:
+
+def task(config: DictConfig, trial: Trial | None = None) -> float | list[float | None] | None:
     import contextlib
     from pathlib import Path
 
@@ -34,6 +36,7 @@ def task(config: DictConfig) -> float | list[float | None] | None:
     if not settings.trainer.compile:
         import_compiler_lazily()
     with quick_imports():
+        from segkit.config.recipe import Recipe
         from segkit.experiment.training import run
 
     runtime = HydraConfig.get().runtime
@@ -42,7 +45,7 @@ def task(config: DictConfig) -> float | list[float | None] | None:
     def keep_config() -> None:
         write_config(OmegaConf.create({**config, "hydra": HydraConfig.get()}), folder)
 
-    return run(config, folder, dict(runtime.choices), on_accepted=keep_config)
+    return run(Recipe.of(config), folder, trial, choices=dict(runtime.choices), on_accepted=keep_config)
 
 
 def main() -> None:

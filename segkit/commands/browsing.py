@@ -26,8 +26,9 @@ def run(config: DictConfig, folder: Path) -> None:
     settings = checked(BrowseSettings, values)
     path = _picture(folder, settings)
     make_source = instantiate.build(values["dataset"], "dataset", supplied=("split",))
-    transform = instantiate.build(values["transform"], "transform")
     source: SampleSource = make_source(split=settings.split)
+    node = instantiate.with_supplied(values["transform"], "transform", source.labels.parameters)
+    transform = instantiate.build(node, "transform")
     if len(source) == 0:
         raise UserError(f"split={settings.split}: no samples there to look at")
     check_masks(transform, source.labels, int(values["dataset"].get("in_channels", 3)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.table import Table
@@ -11,15 +12,11 @@ from rich.text import Text
 
 from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, TrainerSettings, checked
-from segkit.contracts import Loss, SampleSource
-from segkit.data.splits import Official, Splitting
 from segkit.engine import heap, memory
 from segkit.engine.evaluator import Evaluation
 from segkit.engine.progress import CONSOLE
-from segkit.engine.strategy.single_device import SingleDevice
-from segkit.errors import UserError
-from segkit.experiment.inference import TrainedRun, read_run
-from segkit.experiment.training import SUPPLIED, build_evaluator, check_files
+from segkit.experiment.assembly import TrainedExperiment, of_checkpoint
+from segkit.experiment.inference import composed_predictor
 from segkit.reporting import best_evaluation
 from segkit.run.run_folder import output_folder, write_json
 
@@ -31,12 +28,10 @@ def run(config: DictConfig, folder: Path) -> float:
     values = instantiate.plain(config)
     settings = checked(EvaluateScriptSettings, values)
     output = folder if settings.output is None else output_folder(Path(settings.output), "output")
-    trained = read_run(settings.run, trust=settings.trust)
-    output = folder if settings.output is None else Path(settings.output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={output}: cannot be written to: {error.strerror}") from None
+    output.mkdir(parents=True, exist_ok=True)
+    trained = of_checkpoint(
+        settings.run, device=settings.device, precision=settings.precision, trust=settings.trust
+    )
     heap.keep()
     evaluation = evaluate(trained, settings)
     best_evaluation.draw(evaluation.confusion, evaluation.panels, trained.labels, output)
@@ -47,47 +42,42 @@ def run(config: DictConfig, folder: Path) -> float:
     return evaluation.scores["miou"]
 
 
-def evaluate(trained: TrainedRun, settings: EvaluateScriptSettings) -> Evaluation:
+def evaluate(trained: TrainedExperiment, settings: EvaluateScriptSettings) -> Evaluation:
     """One evaluation, with whatever the training used where `settings` replace nothing."""
-    replaced = {name: value for name, value in settings.dataset.items() if value is not None}
-    replaced = _own_cache(trained, "dataset", settings) | replaced
-    make_source = trained.build("dataset", overrides=replaced, supplied=SUPPLIED["dataset"])
-    source: SampleSource = _splitting(trained, settings)(make_source, settings.split)
-    check_files(source)
-    options = checked(TrainerSettings, trained.config["trainer"])
-    evaluate_options = options.evaluate
-    if settings.batch_size is not None:
-        evaluate_options = evaluate_options.model_copy(update={"batch_size": settings.batch_size})
-    options = options.model_copy(update={"evaluate": evaluate_options, "num_workers": settings.num_workers})
-    strategy = SingleDevice(settings.device, settings.precision or trained.content["precision"])
-    model = trained.model_on(strategy)
-    instantiate.check_trusted(trained.config["metrics"], "metrics", trained.trust)
-    loss: Loss | None = trained.build("loss").to(strategy.device) if options.evaluate.loss else None
-    evaluator = build_evaluator(
-        trained.config,
-        source,
-        options,
-        device=strategy.device,
-        loss=loss,
-        make_predictor=(
-            trained.build("predictor", supplied=SUPPLIED["predictor"])
-            if settings.predictor is None
-            else instantiate.build(settings.predictor, "predictor", supplied=SUPPLIED["predictor"])
-        ),
-        split=settings.split,
+    trained = trained.changed(_changes(trained, settings))
+    options, strategy = trained.options, trained.strategy
+    model = trained.trained_model()
+    evaluator = trained.evaluator(
+        settings.split,
+        loss=trained.loss() if options.evaluate.loss else None,
+        make_predictor=None if settings.predictor is None else composed_predictor(settings.predictor),
     )
+    num_samples = len(evaluator.data)
     try:
         with (
             memory.shortage_told("during evaluation", _remedies(settings, options), strategy.device),
-            CONSOLE.status(f"evaluating {len(source)} samples") as status,
+            CONSOLE.status(f"evaluating {num_samples} samples") as status,
         ):
             return evaluator(
-                model,
-                strategy,
-                on_batch=lambda done: status.update(f"evaluated {done} of {len(source)} samples"),
+                model, strategy, on_batch=lambda done: status.update(f"evaluated {done} of {num_samples} samples")
             )
     finally:
         evaluator.data.close()
+
+
+def _changes(trained: TrainedExperiment, settings: EvaluateScriptSettings) -> dict[str, Any]:
+    """What differs from the training: where the data lie on this machine, and how the work is done here."""
+    stored = trained.recipe.values
+    changes: dict[str, Any] = {"trainer.num_workers": settings.num_workers}
+    # Where files are written is not for a checkpoint to say.
+    cache = str(Path(settings.paths["output_dir"]) / "cache")
+    changes |= {f"{key}.cache_dir": cache for key in ("dataset", "split") if stored[key].get("cache_dir") is not None}
+    changes |= {f"dataset.{name}": value for name, value in settings.dataset.items() if value is not None}
+    if settings.split_folder is not None:
+        changes["split.folder"] = settings.split_folder
+    if settings.batch_size is not None:
+        changes["trainer.evaluate.batch_size"] = settings.batch_size
+    return changes
 
 
 def _remedies(settings: EvaluateScriptSettings, options: TrainerSettings) -> list[str]:
@@ -98,22 +88,7 @@ def _remedies(settings: EvaluateScriptSettings, options: TrainerSettings) -> lis
     return [*smaller, "predictor.batch_size=1, or a smaller predictor.window"]
 
 
-def _splitting(trained: TrainedRun, settings: EvaluateScriptSettings) -> Splitting:
-    """The splits of the training run: of a cross-validation, those of its own fold."""
-    if "split" not in trained.config:  # written before there were any but the data set's own
-        return Official()
-    moved = {} if settings.split_folder is None else {"folder": settings.split_folder}
-    moved |= _own_cache(trained, "split", settings)
-    return trained.build("split", overrides=moved, supplied=SUPPLIED["split"])
-
-
-def _own_cache(trained: TrainedRun, key: str, settings: EvaluateScriptSettings) -> dict[str, str]:
-    """The cache of this machine in place of a stored one: where files are written is not for a checkpoint to say."""
-    stored = trained.config[key].get("cache_dir")
-    return {} if stored is None else {"cache_dir": str(Path(settings.paths["output_dir"]) / "cache")}
-
-
-def _show(evaluation: Evaluation, trained: TrainedRun) -> None:
+def _show(evaluation: Evaluation, trained: TrainedExperiment) -> None:
     """The per-class table and the means, within 80 columns."""
     table = Table("class", box=None, pad_edge=False)
     for title in ("IoU", "Dice", "accuracy", "pixels"):

@@ -4,9 +4,7 @@ A node with a `_target_` has its constructor's signature as schema. Before anyth
 every node is held against that signature, and every plain value against its annotation, so that a
 misspelt key is one clear message at the start and not a TypeError an hour later.
 
-Trust: a config that was composed from the command line and the user's own conf folder may name any class.
-A config that comes out of a checkpoint is data: its targets must be classes of an allowed module, and it
-may hold no interpolations.
+Parameters that every part may have, such as the number of classes, are supplied where a node leaves them out.
 """
 
 from __future__ import annotations
@@ -26,36 +24,8 @@ from pydantic_core import SchemaError
 from segkit.config.credentials import hidden, revealed
 from segkit.config.findings import ConfigError, describe, unknown_key
 from segkit.config.odd_values import odd_values
+from segkit.config.renamed import with_current_names
 from segkit.quick_imports import quick_imports
-
-ALLOWED_MODULES = (
-    "segkit.data.",
-    "segkit.losses.",
-    "segkit.metrics.",
-    "segkit.models.",
-    "segkit.predict.",
-    "albumentations.augmentations.blur.",
-    "albumentations.augmentations.crops.",
-    "albumentations.augmentations.dropout.",
-    "albumentations.augmentations.geometric.",
-    "albumentations.augmentations.pixel.",
-    "albumentations.core.composition.",
-    "torchmetrics.aggregation.",
-    "torchmetrics.classification.",
-    "torchmetrics.collections.",
-    "torchmetrics.nominal.",
-    "torchmetrics.regression.",
-    "torchmetrics.segmentation.",
-    "torchmetrics.wrappers.",
-)
-"""Where the classes named by a stored config must be defined; the module of the class itself counts.
-
-Of the libraries those parts that compute and nothing else: torchmetrics' text, image and multimodal metrics load
-models by name or path, and Albumentations' mixing and text transforms read pictures and fonts by path.
-"""
-
-REFUSED_MODULES = ("segkit.data.datasets.decoded_cache.", "segkit.data.workers.process.", "segkit.data.workers.pool.")
-"""Those of our own that write files or change the process, and are no part of a config."""
 
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 Node = Mapping[str, Any]
@@ -64,7 +34,7 @@ Node = Mapping[str, Any]
 def plain(config: Any) -> Any:
     """A composed config as plain dicts and lists, every interpolation resolved, passwords and tokens masked.
 
-    `build` puts these back. Raises ConfigError for gaps.
+    `build` puts these back. Classes have their current names. Raises ConfigError for gaps.
     """
     if isinstance(config, DictConfig | ListConfig):
         missing = sorted(OmegaConf.missing_keys(config))
@@ -73,7 +43,7 @@ def plain(config: Any) -> Any:
         config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         if strange := list(_not_plain(config)):
             raise ConfigError("\n".join(strange))
-    return hidden(config)
+    return hidden(with_current_names(config))
 
 
 def _not_plain(values: Any, key: str = "") -> Iterator[str]:
@@ -154,12 +124,11 @@ _LENIENT = ConfigDict(arbitrary_types_allowed=True)
 def check_node(node: Node, key: str, supplied: Sequence[str] = ()) -> list[str]:
     """Findings about one node: unknown keys, missing ones, and values of the wrong type.
 
-    `supplied` are the parameters that a `_partial_` node is later called with.
+    `supplied` are the parameters that it is given later.
     """
     target = locate(str(node["_target_"]), f"{key}._target_")
-    try:
-        parameters = inspect.signature(target).parameters
-    except ValueError:  # builtins without a signature
+    parameters = parameters_of(target)
+    if parameters is None:
         return []
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     named = {n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
@@ -183,50 +152,45 @@ def check_node(node: Node, key: str, supplied: Sequence[str] = ()) -> list[str]:
     return findings
 
 
+def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """The parameters of a class or function; None for a builtin without a signature."""
+    try:
+        return inspect.signature(target).parameters
+    except ValueError:
+        return None
+
+
+def with_supplied(config: Any, key: str, supplied: Mapping[str, Any]) -> Any:
+    """A copy of a config in which its nodes have the `supplied` values for parameters of these names.
+
+    A value that the config gives stays. A `_partial_` node below another is left to whoever calls it.
+    """
+    if isinstance(config, Mapping):
+        filled = {name: with_supplied(value, f"{key}.{name}", supplied) for name, value in config.items()}
+        if "_target_" in config and not config.get("_partial_"):
+            parameters = parameters_of(locate(str(config["_target_"]), f"{key}._target_")) or {}
+            filled |= {name: value for name, value in supplied.items() if name in parameters and name not in filled}
+        return filled
+    if isinstance(config, list):
+        return [with_supplied(value, f"{key}[{index}]", supplied) for index, value in enumerate(config)]
+    return config
+
+
 def _prefixed(text: str) -> list[str]:
     """Lines of `describe` without a prefix, each beginning with ': ' or '.inner.key: '."""
     return [line if line.startswith(":") else f".{line}" for line in text.splitlines()]
 
 
-def check(config: Any, key: str, supplied: Sequence[str] = ()) -> None:
-    """Hold every node of a plain config against its constructor. Raises ConfigError with all findings."""
+def check(config: Any, key: str, supplied: Sequence[str] = (), *, everywhere: Sequence[str] = ()) -> None:
+    """Hold every node of a plain config against its constructor. Raises ConfigError with all findings.
+
+    `supplied` are what the outermost node is given later, `everywhere` what any of them is.
+    """
     findings: list[str] = []
     for node_key, node in nodes(config, key):
-        findings += check_node(node, node_key, supplied if node_key == key else ())
+        findings += check_node(node, node_key, (*(supplied if node_key == key else ()), *everywhere))
     if findings:
         raise ConfigError("\n".join(findings))
-
-
-def check_trusted(config: Any, key: str, trust: Sequence[str] = ()) -> None:
-    """Refuse a stored config that names anything but classes of an allowed module. Raises ConfigError."""
-    for text_key, text in _strings(config, key):
-        if "${" in text:
-            raise ConfigError(f"{text_key}: a stored config may hold no interpolation (found {text!r})")
-    for node_key, node in nodes(config, key):
-        name = str(node["_target_"])
-        prefixes = (*ALLOWED_MODULES, *trust)
-        refusal = (
-            f"{node_key}._target_={name} in the stored config is not allowed. Allowed: classes of "
-            f"{', '.join(p.rstrip('.') for p in prefixes)}. Add your own module with trust=[my_module.]"
-        )
-        # By name first: what is not allowed is not even imported.
-        if not name.startswith(tuple({p.split(".")[0] + "." for p in prefixes})):
-            raise ConfigError(refusal)
-        target = locate(name, f"{node_key}._target_")
-        home = f"{getattr(target, '__module__', '')}."
-        if not inspect.isclass(target) or not home.startswith(prefixes) or home.startswith(REFUSED_MODULES):
-            raise ConfigError(refusal)
-
-
-def _strings(config: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(config, str):
-        yield key, config
-    elif isinstance(config, Mapping):
-        for name, value in config.items():
-            yield from _strings(value, f"{key}.{name}")
-    elif isinstance(config, Sequence):
-        for index, value in enumerate(config):
-            yield from _strings(value, f"{key}[{index}]")
 
 
 def build(config: Any, key: str, *, supplied: Sequence[str] = ()) -> Any:

@@ -9,24 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 import yaml
 
-from segkit.config.schema import RootSettings, checked
-from segkit.contracts import Batch, SampleSource
+from segkit.config.recipe import Recipe
+from segkit.contracts import SampleSource
 from segkit.data.transforms.apply import augmented
-from segkit.engine import heap, memory
-from segkit.errors import RunFailure, UserError
-from segkit.experiment import mean_and_std
+from segkit.engine import memory
+from segkit.errors import RunFailure
+from segkit.experiment.resolved import Resolved
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +34,9 @@ FIRST_SIZES = (2, 4, 8)
 LARGEST = 4096
 
 
-def settled(values: dict[str, Any], settings: RootSettings, source: SampleSource, transform: Any) -> RootSettings:
-    """The settings with the largest batch size that fits. `values` is changed with them.
-
-    Raises RunFailure if not even one image fits.
-    """
-    values["trainer"]["batch_size"] = _found(values, settings, source, transform)
-    return checked(RootSettings, values)
+def settled(recipe: Recipe, resolved: Resolved, source: SampleSource, transform: Any) -> Resolved:
+    """What is decided, with the largest batch size that fits. Raises RunFailure if not even one image fits."""
+    return replace(resolved, batch_size=_found(recipe, resolved, source, transform))
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class Need:
         return int((num_bytes - self.fixed) / self.per_image)
 
 
-def _found(values: dict[str, Any], settings: RootSettings, source: SampleSource, transform: Any) -> int:
+def _found(recipe: Recipe, resolved: Resolved, source: SampleSource, transform: Any) -> int:
     sample = augmented(transform, source, 0, 0)
     mask_shape = sample.mask.shape if sample.mask.ndim == 2 else (sample.mask.shape[-1], *sample.mask.shape[:2])
     drawn = {
@@ -74,8 +67,14 @@ def _found(values: dict[str, Any], settings: RootSettings, source: SampleSource,
         "mask_type": str(sample.mask.dtype),
         "classes": 2 if source.labels.multilabel else source.labels.num_classes,
     }
+    question = {
+        "values": recipe.to_dict(),
+        "resolved": resolved.to_dict(),
+        "labels": asdict(source.labels),
+        "drawn": drawn,
+    }
     most = min(len(source), LARGEST)
-    with _Probe(values, drawn) as probe:
+    with _Probe(question) as probe:
         peaks: dict[int, int] = {}
         for size in sorted({min(size, most) for size in FIRST_SIZES}):
             peak = probe.peak(size)
@@ -94,7 +93,7 @@ def _found(values: dict[str, Any], settings: RootSettings, source: SampleSource,
                 peaks[batch_size] = peak
                 break
             batch_size = max(max(peaks), int(batch_size * 0.9))
-        _tell(batch_size, settings.trainer.batch_size, Need.of(peaks), free, most)
+        _tell(batch_size, recipe.settings.trainer.batch_size, Need.of(peaks), free, most)
     return batch_size
 
 
@@ -132,14 +131,14 @@ class _Probe:
         can_run_out: whether too large a batch is an answer and not the end of the process.
     """
 
-    def __init__(self, values: dict[str, Any], drawn: dict[str, Any]):
-        # JSON would make text of keys that are numbers.
-        self._question = {"values": yaml.safe_dump(values), "drawn": drawn}
+    def __init__(self, question: dict[str, Any]):
+        # YAML, as JSON would make text of keys that are numbers.
+        self._question = {"experiment": yaml.safe_dump(question)}
         self._start()
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from segkit.experiment.autobatch import probe; probe()"],
+            [sys.executable, "-c", "from segkit.experiment.autobatch_probe import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -184,86 +183,3 @@ class _Probe:
             if line.startswith("segkit-probe "):
                 return json.loads(line.removeprefix("segkit-probe "))
         return None
-
-
-def probe() -> None:
-    """What the process does: training steps of the sizes asked for on stdin, and answers on stdout, as JSON lines."""
-    from segkit.experiment.training import build_learning, build_strategy
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process too
-    question = json.loads(sys.stdin.readline())
-    values, drawn = yaml.safe_load(question["values"]), question["drawn"]
-    values["trainer"]["compile"] = False
-    options = checked(RootSettings, values).trainer
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
-    heap.keep()  # as in training
-    strategy = build_strategy(values, options)
-    on_gpu = strategy.device.type == "cuda"
-    # What this process has taken by now is part of the peaks to come.
-    taken = 0 if on_gpu else memory.used(strategy.device)
-    free = taken + (torch.cuda.mem_get_info(strategy.device)[0] if on_gpu else _free_on_host())
-    _say({"free": free, "can_run_out": on_gpu})
-    learning = build_learning(values, options, strategy, steps_per_epoch=1, normalization=mean_and_std.decide(values))
-    learning.model.train()
-    for line in sys.stdin:
-        size = int(json.loads(line)["size"])
-        _reset_peak(on_gpu)
-        try:
-            # The second step finds the optimizer's state in place.
-            for _ in range(2):
-                batch = _drawn(drawn, size).to(strategy.device)
-                with strategy.autocast():
-                    prediction = learning.forward(batch.images)
-                strategy.backward(learning.loss(prediction, batch.mask).total)
-                strategy.step(learning.optimizer, options.clip_norm)
-                del batch, prediction
-            _say({"peak": torch.cuda.max_memory_reserved() if on_gpu else _peak_on_host()})
-        except (RuntimeError, MemoryError) as error:
-            if not memory.is_shortage(error):
-                raise
-            _say({"peak": None})
-        learning.optimizer.zero_grad(set_to_none=True)
-        if on_gpu:
-            torch.cuda.empty_cache()
-
-
-def _say(content: dict[str, Any]) -> None:
-    print("segkit-probe " + json.dumps(content), flush=True)
-
-
-def _drawn(drawn: dict[str, Any], size: int) -> Batch:
-    image_type, mask_type = (getattr(torch, drawn[name]) for name in ("image_type", "mask_type"))
-    images = torch.randint(0, 255 if image_type == torch.uint8 else 2, (size, *drawn["image"])).to(image_type)
-    mask = torch.randint(0, drawn["classes"], (size, *drawn["mask"])).to(mask_type)
-    return Batch(images, mask, tuple(map(str, range(size))))
-
-
-def _reset_peak(on_gpu: bool) -> None:
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_on_host() -> int:
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found.group(1)) * 1024
-
-
-def _free_on_host() -> int:
-    """Bytes that this process may use: what the machine has free, or what its container is allowed."""
-    if not Path("/proc/self/clear_refs").exists():
-        raise UserError("trainer.autobatch=true: on a CPU only Linux can tell; give trainer.batch_size yourself")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    assert found is not None
-    free = int(found.group(1)) * 1024
-    root = Path("/sys/fs/cgroup")
-    old = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
-    for limit, used in (("memory.max", "memory.current"), old):
-        try:
-            free = min(free, int((root / limit).read_text()) - int((root / used).read_text()))
-        except (OSError, ValueError):  # no such controller, or "max"
-            continue
-    return free

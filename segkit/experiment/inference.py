@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,10 @@ from torch import Tensor, nn
 
 from segkit.config import instantiate
 from segkit.contracts import LabelSpace, Prediction, Predictor
-from segkit.engine import memory
 from segkit.engine.strategy.single_device import Precision, SingleDevice
-from segkit.errors import UserError, printable
+from segkit.errors import UserError
 from segkit.experiment.accepted_images import AcceptedImages, kind_of_training
-from segkit.run import checkpoint
-from segkit.run.stored_config import stored_config
+from segkit.experiment.assembly import TrainedExperiment, of_checkpoint
 from segkit.tasks.judging import judging
 
 
@@ -85,77 +81,6 @@ class TrainedModel(nn.Module):
         return labels.cpu().contiguous().numpy()
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A checkpoint's content: where it stood, the training config in it, and the step it was saved at."""
-
-    path: Path
-    content: Mapping[str, Any]
-    config: dict[str, Any]
-    labels: LabelSpace
-    trust: tuple[str, ...]
-
-    @property
-    def step(self) -> int:
-        return int(self.content["state"]["step"])
-
-    @property
-    def normalization(self) -> dict[str, Any]:
-        """The mean and std that training decided on, of what the stored config leaves open."""
-        decided = self.content.get("normalization")
-        return {key: decided[key] for key in ("mean", "std")} if decided else {}
-
-    def build(self, key: str, *, overrides: Mapping[str, Any] | None = None, supplied: Sequence[str] = ()) -> Any:
-        """The object that `key` of the stored config describes, if all classes it names are allowed."""
-        node = copy.deepcopy(self.config[key]) | dict(overrides or {})
-        instantiate.check_trusted(node, key, self.trust)
-        return instantiate.build(node, key, supplied=supplied)
-
-    def build_model(self) -> nn.Module:
-        """The model with the weights of this checkpoint: the averaged ones if the run averaged them."""
-        node = copy.deepcopy(self.config["model"])
-        _forget_pretrained_weights(node)
-        model: nn.Module = self.build("model", overrides=node | self.normalization)
-        ema = self.content.get("ema")
-        weights = self.content["model"] if ema is None else ema["model"]
-        try:
-            model.load_state_dict(weights)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise UserError(f"{self.path}: the weights do not fit the model of the stored config: {error}") from None
-        return model.eval()
-
-    def model_on(self, strategy: SingleDevice) -> nn.Module:
-        """The same, on its device. Raises RunFailure if it does not fit there."""
-        with memory.shortage_told("loading the model", ["device=cpu"], strategy.device):
-            return strategy.prepare(self.build_model(), channels_last=bool(self.config["trainer"]["channels_last"]))
-
-
-def read_run(path: str | Path, *, trust: Sequence[str] = ()) -> TrainedRun:
-    """The best checkpoint of a run folder (else its newest whole one), or the checkpoint file itself.
-
-    Raises UserError when there is none, when it is damaged, or when its stored config is not a config.
-    """
-    file, content = checkpoint.resolve(Path(path), prefer="best.pt")
-    try:
-        config, labels = stored_config(content), content["labels"]
-        space = LabelSpace(
-            tuple(printable(str(name)) for name in labels["names"]),
-            tuple((r, g, b) for r, g, b in labels["colors"]),
-            int(labels["ignore_index"]),
-            bool(labels.get("multilabel", False)),
-        )
-        if any(not isinstance(config[part], dict) for part in ("model", "dataset", "predictor", "trainer")):
-            raise TypeError("its parts are no nodes")
-        if missing := {"model", "precision", "state"} - content.keys():
-            raise KeyError(*sorted(missing))
-        run = TrainedRun(file, content, config, space, tuple(trust))
-        if not all(isinstance(number, int | float) for numbers in run.normalization.values() for number in numbers):
-            raise TypeError("mean and std are no numbers")
-        return run
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None
-
-
 def load_trained_model(
     path: str | Path,
     *,
@@ -165,45 +90,23 @@ def load_trained_model(
     trust: Sequence[str] = (),
 ) -> TrainedModel:
     """See `segkit.load`. `precision` and `predictor` (a config node) None are those of the training run."""
-    return as_trained_model(read_run(path, trust=trust), device=device, precision=precision, predictor=predictor)
+    experiment = of_checkpoint(path, device=device, precision=precision, trust=trust)
+    model = experiment.trained_model()
+    make = experiment.predictor if predictor is None else composed_predictor(predictor)
+    return TrainedModel(model, make(model), experiment.strategy, experiment.labels, _accepted_images(experiment))
 
 
-def as_trained_model(
-    run: TrainedRun,
-    *,
-    device: str,
-    precision: Precision | None = None,
-    predictor: Mapping[str, Any] | None = None,
-) -> TrainedModel:
-    strategy = SingleDevice(device, precision or run.content["precision"])
-    model = run.model_on(strategy)
-    if predictor is None:
-        make_predictor = run.build("predictor", supplied=["model"])
-    else:
-        make_predictor = instantiate.build(predictor, "predictor", supplied=["model"])
-    return TrainedModel(model, make_predictor(model), strategy, run.labels, _accepted_images(run))
+def composed_predictor(node: Mapping[str, Any]) -> Callable[[nn.Module], Predictor]:
+    """What makes a predictor of a model, from a config node that the user has composed."""
+    make = instantiate.build(dict(node), "predictor", supplied=["model"])
+    return lambda model: make(model=model)
 
 
-def _accepted_images(run: TrainedRun) -> AcceptedImages:
-    dataset = run.config["dataset"]
-    mean, std = ((run.config["model"] | run.normalization).get(key, [0.5]) for key in ("mean", "std"))
-    kind = kind_of_training(run.content.get("images"), mean, std)
-    return AcceptedImages(int(dataset.get("in_channels", 3)), kind)
-
-
-WEIGHT_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
-"""Arguments of timm that name files and addresses to load."""
-
-
-def _forget_pretrained_weights(node: Any) -> None:
-    """The checkpoint brings all weights: nothing is to be fetched, and no file of the training machine is needed."""
-    for value in node.values() if isinstance(node, dict) else node:
-        if isinstance(value, dict | list):
-            _forget_pretrained_weights(value)
-    if isinstance(node, dict):
-        if node.get("pretrained"):
-            node["pretrained"] = False
-        if "weights" in node:
-            node["weights"] = None
-        for name in WEIGHT_FILES:
-            node.pop(name, None)
+def _accepted_images(experiment: TrainedExperiment) -> AcceptedImages:
+    resolved, node = experiment.resolved, experiment.recipe.node("model")
+    mean, std = (
+        getattr(resolved.normalization, key) if resolved.normalization else node.get(key, [0.5])
+        for key in ("mean", "std")
+    )
+    images = None if resolved.images is None else resolved.images._asdict()
+    return AcceptedImages(experiment.in_channels, kind_of_training(images, mean, std))

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from segkit.config.credentials import masked
-from segkit.config.schema import RootSettings
-from segkit.contracts import LabelSpace, RunInfo, SampleSource
+from segkit.contracts import LabelSpace, RunInfo
 from segkit.engine import memory
 from segkit.engine.outputs import Recording
 from segkit.engine.progress import duration
 from segkit.engine.trainer import Trainer
+from segkit.experiment.assembly import Experiment
 from segkit.reporting import best_evaluation
 from segkit.run import provenance
 from segkit.run.run_folder import RunFolder
-from segkit.sweep.protocols import current_trial
+from segkit.sweep.protocols import Trial
 from segkit.tracking.mlflow.keys import run_name
 
 log = logging.getLogger(__name__)
@@ -32,12 +33,7 @@ MULTIRUN_TAG = "segkit.multirun"
 
 
 def run_info(
-    values: dict[str, Any],
-    settings: RootSettings,
-    choices: Mapping[str, str],
-    trainer: Trainer,
-    sources: tuple[SampleSource, SampleSource],
-    continued: str | None,
+    experiment: Experiment, choices: Mapping[str, str], trainer: Trainer, trial: Trial | None, continued: str | None
 ) -> RunInfo:
     """What the tracker is told of a run: name, flat parameters, and tags of all that a result depends on."""
     folder = trainer.recording.folder
@@ -45,8 +41,9 @@ def run_info(
         group: option for group, option in choices.items() if option and group.split("/")[0] not in ("hydra", "paths")
     }
     tags = {f"group.{group}": str(option) for group, option in chosen.items()}
-    for split, source in zip(("train", "val"), sources, strict=True):
-        tags |= {f"data.{split}.{name}": str(value) for name, value in source.identity().items()}
+    for split in ("train", "val"):
+        identity = experiment.source(split).identity()
+        tags |= {f"data.{split}.{name}": str(value) for name, value in identity.items()}
     tags |= provenance.git_state(Path(__file__).parent, folder.path / "git.diff")
     tags |= provenance.versions() | provenance.machine()
     tags |= {"segkit.run_folder": str(folder.path.absolute()), "segkit.precision": trainer.strategy.precision}
@@ -55,16 +52,29 @@ def run_info(
     for file in (".hydra/config.yaml", ".hydra/overrides.yaml", "git.diff"):
         if (folder.path / file).exists():
             folder.list_artifact(folder.path / file, "config")
-    params = _flat(values)
+    params = _flat(_recorded(experiment))
     overrides = list(map(str, HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
-    name = settings.name or run_name(choices, masked(overrides), params)
-    trial = current_trial()
+    name = experiment.recipe.settings.name or run_name(choices, masked(overrides), params)
     if trial is not None:
         name = f"{trial.name} {name}"  # first, as lists of runs cut names off
         tags |= trial.tags
         # Groups are no key of the config; searched, they are what runs are compared by.
         params |= {key: value for key, value in trial.params.items() if key not in params}
     return RunInfo(name, params, tags, continued)
+
+
+def _recorded(experiment: Experiment) -> dict[str, Any]:
+    """The config with the numbers that were decided in the places of methods, and what else was decided."""
+    recipe, resolved = experiment.recipe, experiment.resolved
+    decided = {"trainer.batch_size": experiment.options.batch_size, **resolved.class_weights}
+    values = recipe.replaced(decided).to_dict()
+    if recipe.class_weight_methods:
+        values["computed"] = dict(recipe.class_weight_methods)
+    if resolved.normalization is not None:
+        values["normalization"] = asdict(resolved.normalization)
+    if resolved.split_digest is not None:
+        values["split"]["digest"] = resolved.split_digest
+    return values
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -81,7 +91,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def announce(trainer: Trainer, choices: Mapping[str, str], sources: tuple[SampleSource, SampleSource]) -> None:
+def announce(experiment: Experiment, choices: Mapping[str, str], trainer: Trainer) -> None:
     """Tell the person at the terminal what is about to run."""
     parameters = sum(p.numel() for p in trainer.learning.model.parameters())
     learns = sum(p.numel() for p in trainer.learning.model.parameters() if p.requires_grad)
@@ -89,16 +99,18 @@ def announce(trainer: Trainer, choices: Mapping[str, str], sources: tuple[Sample
     log.info("%s: %.2f M parameters%s", run_name(choices, (), ()), parameters / 1e6, frozen)
     log.info(
         "data: %d train, %d val, %d classes; %s in %s",
-        len(sources[0]),
-        len(sources[1]),
-        sources[0].labels.num_classes,
+        len(experiment.source("train")),
+        len(experiment.source("val")),
+        experiment.labels.num_classes,
         f"{trainer.total_steps} steps of {trainer.settings.batch_size * trainer.settings.accumulate} images",
         f"{trainer.strategy.precision} on {trainer.strategy.device}",
     )
     log.info("run folder: %s", trainer.recording.folder.path)
 
 
-def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, started: float) -> None:
+def close(
+    trainer: Trainer, labels: LabelSpace, trial: Trial | None, status: str, error: str | None, started: float
+) -> None:
     """Leave the record of how the run ended: summary.json, figures, the last delivery. Raises nothing of its own.
 
     Ctrl-C ends it and the process, once summary.json is written. A run that was terminated gets no figures: whoever
@@ -108,7 +120,6 @@ def close(trainer: Trainer, labels: LabelSpace, status: str, error: str | None, 
     folder = recording.folder
     trainer.data.close()
     trainer.evaluator.data.close()
-    trial = current_trial()
     if status == "pruned" and trial is not None and not trial.keeps_checkpoints_when_pruned:
         recording.keeper.delete_all()
     summary = _summary(trainer, status, error, time.monotonic() - started)

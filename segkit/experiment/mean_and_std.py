@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from segkit.config import instantiate
 from segkit.contracts import DataError, SampleSource, UserError
 from segkit.models.layers.normalization import IMAGENET, Statistics
@@ -57,23 +55,10 @@ class Normalization:
     std_from: str
 
 
-def build_model(values: Mapping[str, Any], normalization: Normalization | None) -> nn.Module:
-    """The model of the config, which is supplied with what it leaves open of mean and std."""
-    node, wanted = left_out(values["model"])
-    supplied = {key: list(getattr(normalization, key)) for key in wanted}
-    return instantiate.build(node | supplied, "model")
-
-
-def left_out(model: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The model's node without `mean` and `std` that are null, and which of both are to be supplied to it."""
-    parameters = _parameters(model)
-    wanted = tuple(key for key in KEYS if key in parameters and model.get(key) is None)
-    return {key: value for key, value in model.items() if key not in wanted}, wanted
-
-
 def stored(content: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The mean and std that a checkpoint's content tells of, also one whose config had the numbers themselves."""
-    return {key: value for key, value in config["model"].items() if key in KEYS} | (content.get("normalization") or {})
+    """The mean and std that a checkpoint's content tells of; version 0.1 had the numbers in its config."""
+    kept = (content.get("resolved") or {}).get("normalization") or {}
+    return {key: value for key, value in config["model"].items() if key in KEYS} | dict(kept)
 
 
 def decide(

@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 
+from segkit.config.recipe import Recipe
 from segkit.contracts import SampleSource
 from segkit.engine.trainer import Trainer
 from segkit.errors import UserError
+from segkit.experiment import mean_and_std
+from segkit.experiment.resolved import Kept, Resolved
 from segkit.experiment.resume_rules import Change, Effect, changes
 from segkit.run import checkpoint
 from segkit.run.run_folder import RunFolder, results_in
@@ -75,9 +78,14 @@ def _tell_of_fresh_start(folder: RunFolder) -> None:
 
 
 def _composed(path: Path, content: checkpoint.Content) -> dict[str, Any]:
-    """The stored config without what the data decided: class weights are methods again, lists have no digest."""
+    """The stored config as it was composed, but with the batch size that was decided.
+
+    Version 0.1 wrote what the data decided into it: class weights are methods again, and lists have no digest.
+    """
     try:
         config = copy.deepcopy(stored_config(content))
+        if content.get("resolved", {}).get("batch_size") is not None:
+            config["trainer"]["batch_size"] = int(content["resolved"]["batch_size"])
         for key, method in config.pop("computed", {}).items():
             _set(config, key, method)
         config.get("split", {}).pop("digest", None)
@@ -93,15 +101,22 @@ def _set(config: Any, key: str, value: Any) -> None:
     config[last] = value
 
 
-def check_config(earlier: Earlier, values: dict[str, Any]) -> list[Change]:
-    """The keys of the composed config `values` that have changed since, all of them such as may change.
+def kept(earlier: Earlier | None, recipe: Recipe) -> Kept:
+    """What the run goes on with as it was decided: mean and std, and with `trainer.autobatch` the batch size."""
+    if earlier is None:
+        return Kept()
+    batch_size = None
+    if recipe.settings.trainer.autobatch:
+        batch_size = int(earlier.config["trainer"]["batch_size"])
+        log.info("trainer.autobatch: trainer.batch_size=%d, as the run had it before", batch_size)
+    return Kept(batch_size, mean_and_std.stored(earlier.content, earlier.config))
 
-    With `trainer.autobatch` the run keeps its batch size, which is set in `values`. Raises UserError for keys that may
-    not change.
-    """
-    if values["trainer"]["autobatch"]:
-        values["trainer"]["batch_size"] = int(earlier.config["trainer"]["batch_size"])
-        log.info("trainer.autobatch: trainer.batch_size=%d, as the run had it before", values["trainer"]["batch_size"])
+
+def check_config(earlier: Earlier, recipe: Recipe) -> list[Change]:
+    """The keys of the recipe that have changed since, all of them such as may change. Raises UserError for others."""
+    values = recipe.to_dict()
+    if recipe.settings.trainer.autobatch:
+        values["trainer"]["batch_size"] = earlier.config["trainer"]["batch_size"]
     try:
         changed = changes(earlier.config, values)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -121,7 +136,7 @@ def check_config(earlier: Earlier, values: dict[str, Any]) -> list[Change]:
             "docs/resume.md says what may change"
         )
     other_data = [change for change in changed if change.rule.effect is Effect.DATA]
-    _ask_for_changed_data([str(change) for change in other_data], earlier, values)
+    _ask_for_changed_data([str(change) for change in other_data], earlier, recipe)
     return changed
 
 
@@ -141,22 +156,27 @@ def identities(sources: Mapping[str, SampleSource]) -> dict[str, dict[str, Any]]
 
 
 def check_data(
-    earlier: Earlier, values: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]], steps_per_epoch: int
+    earlier: Earlier,
+    recipe: Recipe,
+    resolved: Resolved,
+    data: Mapping[str, Mapping[str, Any]],
+    steps_per_epoch: int,
 ) -> None:
     """Raise UserError where the data are others than those of the checkpoint, unless that is asked for."""
     content = earlier.content
     try:
         found = [line for split in data if (line := _difference(split, content, data[split]))]
-        before = stored_config(content).get("split", {}).get("digest")
+        kept = content.get("resolved") or {"split_digest": stored_config(content).get("split", {}).get("digest")}
+        before = kept["split_digest"]
         steps = None if "data" in content else content["position"]["steps_per_epoch"]  # all that version 0.1 kept
     except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
         raise UserError(f"resume: {earlier.path} does not tell which data it was trained on ({error})") from None
-    now = values["split"].get("digest")
+    now = resolved.split_digest
     if before not in (None, now) and not found:
         found = [f"split: other lists of samples ({now}, were {before})"]
     if steps not in (None, steps_per_epoch):
         found.append(f"train: an epoch has {steps_per_epoch} steps, had {steps}")
-    _ask_for_changed_data(found, earlier, values)
+    _ask_for_changed_data(found, earlier, recipe)
 
 
 def _difference(split: str, content: checkpoint.Content, now: Mapping[str, Any]) -> str | None:
@@ -180,11 +200,11 @@ def _names(identity: Mapping[str, Any]) -> set[str]:
     return set(text.decode("utf-8", "surrogateescape").split("\0"))
 
 
-def _ask_for_changed_data(found: Sequence[str], earlier: Earlier, values: Mapping[str, Any]) -> None:
+def _ask_for_changed_data(found: Sequence[str], earlier: Earlier, recipe: Recipe) -> None:
     if not found:
         return
     text = f"resume: the data are not those that {earlier.path} was trained on:\n{_listed([f'  {f}' for f in found])}\n"
-    if not values["resume_changed_data"]:
+    if not recipe.settings.resume_changed_data:
         raise UserError(
             f"{text}What was trained on might be evaluated now, and an epoch has another order. "
             f"Put the data back, or go on all the same with {GO_ON}"

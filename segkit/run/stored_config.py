@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from segkit.config.renamed import with_current_names
 from segkit.run.checkpoint import Content
 
 WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
@@ -16,6 +17,7 @@ def stored_config(content: Content) -> dict[str, Any]:
 
     Version 0.1 kept it as JSON, whose keys are all text: `class_mapping: {255: 1}` came back as `{"255": 1}`. There, a
     mapping whose keys are all whole numbers has them back as numbers. Version 0.1 had no option with such keys as text.
+    Classes have their current names.
 
     Raises KeyError, TypeError, ValueError or RecursionError where there is none.
     """
@@ -24,7 +26,7 @@ def stored_config(content: Content) -> dict[str, Any]:
         config = _with_number_keys(json.loads(config))
     if not isinstance(config, dict):
         raise TypeError(f"its config is a {type(config).__name__}")
-    return config  # pyright: ignore[reportUnknownVariableType]
+    return with_current_names(config)
 
 
 def _with_number_keys(value: Any) -> Any:

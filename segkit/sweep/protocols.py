@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,24 +31,6 @@ class Trial(Protocol):
     def record(self, name: str, value: str) -> None:
         """Keep a fact about the run with the trial, such as its MLflow run."""
         ...
-
-
-_running: ContextVar[Trial | None] = ContextVar("running trial", default=None)
-
-
-def current_trial() -> Trial | None:
-    """The trial that this process is running; None outside sweeps."""
-    return _running.get()
-
-
-@contextlib.contextmanager
-def running(trial: Trial) -> Iterator[None]:
-    """`trial` is the current one, while open."""
-    token = _running.set(trial)
-    try:
-        yield
-    finally:
-        _running.reset(token)
 
 
 class SweepRecord(Protocol):

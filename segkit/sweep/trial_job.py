@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import logging
 import math
 import sys
@@ -25,7 +26,6 @@ from optuna.trial import TrialState
 from segkit.config.credentials import masked
 from segkit.errors import Interrupted, Pruned, RunFailure, UserError
 from segkit.sweep.claims import Heartbeat
-from segkit.sweep.protocols import running
 from segkit.sweep.settings import SweepSettings, read, stored
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep
 
@@ -104,8 +104,9 @@ class TrialTask:
 
     def _run(self, config: DictConfig, sweep: Sweep, trial: RunningTrial, number: int, fold: int | None) -> Outcome:
         try:
-            with running(trial):
-                value = self.task(config)
+            # Of tasks that know nothing of trials, such as those of a test, the value alone is told.
+            takes_trial = "trial" in inspect.signature(self.task).parameters
+            value = self.task(config, trial=trial) if takes_trial else self.task(config)  # type: ignore[call-arg]
         except Pruned:
             sweep.finish(number, TrialState.PRUNED)
             return Outcome("pruned")

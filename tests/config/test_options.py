@@ -17,13 +17,14 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from segkit.config import instantiate
-from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, RootSettings, checked
+from segkit.config.recipe import Recipe
+from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, checked
 from segkit.contracts import Prediction, QueryPrediction, Sample
 from segkit.data.transforms.apply import augmented as apply_transform
 from segkit.experiment.resume_rules import changes, leaves, rule_of
-from segkit.experiment.training import check_nodes
 from segkit.run import checkpoint
 from segkit.run.stored_config import stored_config
+from tests.composed import experiment
 from tests.conftest import REPOSITORY
 
 CONF = REPOSITORY / "conf"
@@ -65,8 +66,7 @@ EVERY_OPTION = [(group, option) for group in groups() for option in options(grou
 @pytest.mark.parametrize(("group", "option"), EVERY_OPTION, ids=lambda value: value)
 def test_it_composes_and_every_key_binds_and_comes_back_from_a_checkpoint(group: str, option: str, tmp_path: Path):
     values = compose(f"{group}={option}", *NEEDED.get((group, option), []))
-    checked(RootSettings, values)
-    check_nodes(values)
+    Recipe.of(values)
     checkpoint.write({"config": values}, tmp_path / "last.pt")
     # As text, True is not 1 and a key 255 is not "255".
     assert repr(stored_config(checkpoint.read(tmp_path / "last.pt"))) == repr(values)
@@ -76,7 +76,7 @@ def test_it_composes_and_every_key_binds_and_comes_back_from_a_checkpoint(group:
 
 @pytest.mark.parametrize("option", options("loss"))
 def test_a_loss_learns_from_logits_at_their_own_stride_and_skips_ignored_pixels(option: str):
-    loss = instantiate.build(compose(f"loss={option}")["loss"], "loss")
+    loss = experiment(f"loss={option}").loss()
     logits = torch.randn(2, 7, 8, 8, requires_grad=True)
     mask = torch.randint(0, 7, (2, 32, 32), dtype=torch.uint8)
     # As the masks of seven queries they serve losses of queries too.
@@ -144,8 +144,7 @@ def test_a_schedule_gives_rates_and_goes_on_from_its_state(option: str):
 
 @pytest.mark.parametrize("option", options("transform"))
 def test_a_transform_keeps_the_contract_of_samples(option: str):
-    values = compose(f"transform={option}", "dataset.crop_size=48")
-    transform = instantiate.build(values["transform"], "transform")
+    transform = experiment(f"transform={option}", "dataset.crop_size=48").transform
     random = np.random.default_rng(0)
     image, mask = random.integers(0, 255, (2, 48, 48, 3), np.uint8), random.integers(0, 7, (2, 48, 48), np.uint8)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import hydra
 from omegaconf import OmegaConf
 
-from segkit.config import instantiate
-from segkit.config.schema import RootSettings, checked
+from segkit.config.recipe import Recipe
 from segkit.engine.trainer import Trainer
-from segkit.experiment.training import build
+from segkit.experiment import resuming
+from segkit.experiment.assembly import Experiment
+from segkit.experiment.training import make_trainer
 from segkit.run.run_folder import RunFolder
 from tests.conftest import REPOSITORY
 
@@ -29,8 +30,12 @@ def trainer_of(folder: Path, *arguments: str, tiny: Sequence[str] = TINY) -> Tra
     """A trainer of a tiny run into `folder`, ready to fit; give it to `finish` in the end."""
     OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        values = instantiate.plain(hydra.compose("train", [*tiny, *arguments]))
-    trainer, _ = build(values, checked(RootSettings, values), RunFolder(folder), {})
+        recipe = Recipe.of(hydra.compose("train", [*tiny, *arguments]))
+    run_folder = RunFolder(folder)
+    earlier = resuming.find(recipe.settings.resume, run_folder)
+    trainer = make_trainer(Experiment(recipe), run_folder, earlier=earlier)
+    if earlier is not None:
+        resuming.go_on(trainer, earlier, resuming.check_config(earlier, recipe))
     return trainer
 
 

@@ -14,14 +14,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hydra import compose, initialize_config_dir
 
 import segkit
 from segkit.cli.app import CONF
-from segkit.config import instantiate
 from segkit.engine import snapshot
 from segkit.errors import UserError
-from segkit.experiment import mean_and_std
 from segkit.experiment.mean_and_std import ImageKind, Normalization, decide
 from segkit.models.backbones.mix_transformer import MixTransformer
 from segkit.models.backbones.timm_backbone import TimmBackbone
@@ -29,6 +26,7 @@ from segkit.models.layers.normalization import IMAGENET, Statistics
 from segkit.models.networks.eomt import EoMT
 from segkit.models.networks.smp import SmpSegmenter
 from segkit.run import checkpoint
+from tests.composed import recipe
 from tests.engine.in_process import SMALL_HEAD, finish, trainer_of
 
 HALF = Statistics((0.5,) * 3, (0.5,) * 3)
@@ -173,12 +171,13 @@ def test_weights_of_different_statistics_want_a_word():
 
 @pytest.mark.parametrize("option", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
 def test_every_model_is_supplied_with_both(option: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = instantiate.plain(compose("train", overrides=[f"model={option}"]))
-    assert mean_and_std.left_out(config["model"])[1] == ("mean", "std")
-    found = decide(config)
+    composed = recipe(f"model={option}")
+    assert not {"mean", "std"} & composed.node("model").keys()
+    found = decide(composed.values)
     assert found is not None
     assert found.mean_from == "dataset.data_mean"
+    model: Any = composed.build("model", filled={"num_classes": 7, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]})
+    assert model.normalize.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_a_run_says_it_and_keeps_it(caplog: pytest.LogCaptureFixture, tmp_path: Path):
@@ -197,8 +196,7 @@ def test_a_run_says_it_and_keeps_it(caplog: pytest.LogCaptureFixture, tmp_path: 
 
 def test_checkpoints_of_before_keep_what_their_config_says(finished: Path, tmp_path: Path):
     content = dict(checkpoint.read(finished / "checkpoints" / "last.pt"))
-    assert content.pop("normalization")["mean"] == (0.47, 0.46, 0.46)
-    content.pop("images")
+    assert content.pop("resolved")["normalization"]["mean"] == (0.47, 0.46, 0.46)
     config = copy.deepcopy(content["config"])
     config["model"] |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     config["backbone"]["pretrained"] = config["model"]["backbone"]["pretrained"] = True

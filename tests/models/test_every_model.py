@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from segkit.config import instantiate
 from segkit.contracts import Prediction
-from segkit.experiment import mean_and_std
 from segkit.logits import resize_logits
 from segkit.models.networks.smp import Decoder
+from tests.composed import experiment
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -47,9 +45,8 @@ def build(option: str, *overrides: str, classes: int = CLASSES, channels: int = 
         f"dataset.mean={[0.5] * channels}",
         f"dataset.std={[0.25] * channels}",
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        values = instantiate.plain(compose("train", overrides=[f"model={option}", *label_space, *overrides]))
-    return mean_and_std.build_model(values, mean_and_std.decide(values))
+    made = experiment(f"model={option}", *label_space, *overrides)
+    return made.recipe.build("model", filled=made.filled())
 
 
 def images(*shape: int) -> Tensor:

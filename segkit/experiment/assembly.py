@@ -1,0 +1,346 @@
+"""One experiment: the parts that its recipe names, built and joined for whoever trains, evaluates, predicts or measures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from segkit.config.recipe import Recipe, Trust
+from segkit.config.schema import TrainerSettings
+from segkit.contracts import LabelSpace, Loss, Predictor, ReadingTransform, SampleSource, Transform
+from segkit.data.datasets.decoded_cache import with_decoded_cache
+from segkit.data.datasets.source import Split
+from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
+from segkit.data.splits import Splitting
+from segkit.data.transforms.mask_probe import check_masks
+from segkit.engine import memory
+from segkit.engine.cadence import total_steps
+from segkit.engine.components import CompiledForward, Learning
+from segkit.engine.ema import Ema
+from segkit.engine.evaluator import Evaluator
+from segkit.engine.strategy.single_device import Precision, SingleDevice
+from segkit.errors import DataError, UserError, printable
+from segkit.experiment import autobatch, computed_weights, mean_and_std, preflight
+from segkit.experiment.resolved import Kept, Resolved
+from segkit.metrics.torchmetric import ListedMetric
+from segkit.run import checkpoint
+from segkit.run.stored_config import stored_config
+from segkit.tasks.judging import judging
+
+log = logging.getLogger(__name__)
+
+
+class Experiment:
+    """What a recipe describes, with what data and machine decide; each part is built when it is first asked for.
+
+    Args:
+        recipe: the config.
+        resolved: what was decided when training began; None: it is decided here, from the training split.
+        labels: the label space; None: that of the training split.
+        device: another than the recipe's.
+        precision: another than the recipe's.
+        kept: what is decided already.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        resolved: Resolved | None = None,
+        labels: LabelSpace | None = None,
+        *,
+        device: str | None = None,
+        precision: Precision | None = None,
+        kept: Kept = Kept(),
+    ) -> None:
+        self.recipe = recipe
+        self._device = device or recipe.settings.trainer.device
+        self._precision: Precision = precision or recipe.settings.trainer.precision
+        self._kept = kept
+        self._sources: dict[str, SampleSource] = {}
+        if resolved is not None:
+            self.resolved = resolved
+        if labels is not None:
+            self.labels = labels
+
+    @cached_property
+    def options(self) -> TrainerSettings:
+        """The trainer's settings, with the batch size that was decided."""
+        batch_size = self.resolved.batch_size
+        options = self.recipe.settings.trainer
+        return options if batch_size is None else options.model_copy(update={"batch_size": batch_size})
+
+    @cached_property
+    def strategy(self) -> SingleDevice:
+        return self.recipe.replaced(
+            {"trainer.strategy.device": self._device, "trainer.strategy.precision": self._precision}
+        ).build("trainer.strategy")
+
+    @cached_property
+    def labels(self) -> LabelSpace:
+        return self.source("train").labels
+
+    @property
+    def in_channels(self) -> int:
+        return int(self.recipe.values["dataset"].get("in_channels", 3))
+
+    @cached_property
+    def splitting(self) -> Splitting:
+        digest = self.__dict__["resolved"].split_digest if "resolved" in self.__dict__ else None
+        recipe = self.recipe if digest is None else self.recipe.replaced({"split.digest": digest})
+        return recipe.build("split")
+
+    def source(self, split: Split) -> SampleSource:
+        """The samples of a split. Raises DataError listing files that cannot be used, or warns of them only."""
+        if split not in self._sources:
+            source = self.splitting(lambda *, split: self.recipe.build("dataset", split=split), split)
+            _check_files(source)
+            self._sources[split] = source
+        return self._sources[split]
+
+    @cached_property
+    def transform(self) -> Transform | ReadingTransform:
+        transform = self.recipe.build("transform", filled=self.labels.parameters)
+        check_masks(transform, self.labels, self.in_channels)
+        return transform
+
+    @cached_property
+    def resolved(self) -> Resolved:
+        """Counted, looked up and measured, now."""
+        source = self.source("train")
+        images = mean_and_std.image_kind(source)
+        decided = Resolved(
+            class_weights=computed_weights.counted(self.recipe, source),
+            images=images,
+            normalization=mean_and_std.decide(self.recipe.values, images, self._kept.normalization),
+            batch_size=self._kept.batch_size or self.recipe.settings.trainer.batch_size,
+            split_digest=self.splitting.digest,
+        )
+        if self.recipe.settings.trainer.autobatch and self._kept.batch_size is None:
+            return autobatch.settled(self.recipe, decided, source, self.transform)
+        return decided
+
+    def filled(self) -> dict[str, Any]:
+        """What the data decide for parameters that the config leaves out."""
+        normalization = self.resolved.normalization
+        decided = {} if normalization is None else {"mean": list(normalization.mean), "std": list(normalization.std)}
+        return self.labels.parameters | decided
+
+    def model(self) -> nn.Module:
+        """The model, untrained but for pretrained weights, on its device."""
+        model = preflight.as_module(self.recipe.build("model", filled=self.filled()), "model")
+        return self.strategy.prepare(model, channels_last=self.recipe.settings.trainer.channels_last)
+
+    def loss(self) -> nn.Module:
+        weighted = self.recipe.replaced(self.resolved.class_weights)
+        loss = preflight.as_module(weighted.build("loss", filled=self.labels.parameters), "loss")
+        return loss.to(self.strategy.device)
+
+    def components(self, steps_per_epoch: int) -> Learning:
+        """What learns, and by what rule."""
+        options, model = self.options, self.model()
+        loss = self.loss()
+        optimizer = self.recipe.build("optimizer", model=model)
+        steps = total_steps(options, steps_per_epoch)
+        schedule = self.recipe.build(
+            "scheduler", optimizer=optimizer, total_steps=steps, steps_per_epoch=steps_per_epoch
+        )
+        ema = None if options.ema.decay is None else Ema(model, options.ema.decay)
+        forward = CompiledForward(model, options.batch_size) if options.compile else model
+        return Learning(model, loss, optimizer, schedule, ema, forward)
+
+    def predictor(self, model: nn.Module) -> Predictor:
+        return self.recipe.build("predictor", model=model)
+
+    def train_loader(self) -> TrainLoader:
+        options, source = self.options, self.source("train")
+        return TrainLoader(
+            with_decoded_cache(source),
+            self.transform,
+            batch_size=options.batch_size,
+            accumulate=options.accumulate,
+            seed=self.recipe.settings.seed,
+            num_workers=self._num_workers,
+            on_error=source.on_error,
+            pin_memory=self.strategy.device.type == "cuda",
+            timeout_s=options.data_timeout_s,
+        )
+
+    def evaluator(self, split: Split, *, loss: Loss | None, make_predictor: Any = None) -> Evaluator:
+        """The evaluator of one split; training and `scripts/evaluate.py` both use this one.
+
+        `make_predictor` makes a predictor of a model; None: the recipe's.
+        """
+        source, options, device = self.source(split), self.options, self.strategy.device
+        metrics = self.metrics()
+        preflight.check_metrics(metrics.values())
+        judged = judging(source.labels)
+        listed = self.recipe.settings.metrics
+        return Evaluator(
+            EvaluationLoader(
+                source,
+                split=split,
+                batch_size=options.evaluate.batch_size,
+                num_workers=self._num_workers,
+                on_error=source.on_error,
+                pin_memory=device.type == "cuda",
+                timeout_s=options.data_timeout_s,
+            ),
+            make_predictor or self.predictor,
+            judged.decide,
+            lambda: judged.counts().to(device),
+            judged.named_scores(source.labels),
+            {name: metric for name, metric in metrics.items() if split in listed[name].splits},
+            loss,
+            options.evaluate.panel_samples,
+        )
+
+    def metrics(self) -> dict[str, ListedMetric]:
+        """The metrics that the config lists, of all splits."""
+        return {
+            name: ListedMetric(
+                self.recipe.build(f"metrics.{name}.metric", filled=self.labels.parameters),
+                name=name,
+                labels=self.labels,
+                input=metric.input,
+            )
+            for name, metric in self.recipe.settings.metrics.items()
+        }
+
+    @property
+    def _num_workers(self) -> int:
+        asked = self.options.num_workers
+        return default_workers(self.strategy.device.type) if asked is None else asked
+
+
+class TrainedExperiment(Experiment):
+    """The experiment whose checkpoint lies at `path`, as it was when that was saved.
+
+    Attributes:
+        path: the checkpoint file.
+        content: what is in it.
+    """
+
+    def __init__(self, path: Path, content: Mapping[str, Any], *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.path = path
+        self.content = content
+
+    @cached_property
+    def strategy(self) -> SingleDevice:
+        """One device, whatever the training ran on."""
+        return SingleDevice(self._device, self._precision)
+
+    @property
+    def step(self) -> int:
+        return int(self.content["state"]["step"])
+
+    def changed(
+        self,
+        changes: Mapping[str, Any],
+        *,
+        device: str | None = None,
+        precision: Precision | None = None,
+    ) -> TrainedExperiment:
+        """The same with other values at dotted keys of its config, such as where the data lie on this machine."""
+        return TrainedExperiment(
+            self.path,
+            self.content,
+            self.recipe.replaced(changes),
+            self.resolved,
+            self.labels,
+            device=device or self._device,
+            precision=precision or self._precision,
+        )
+
+    def trained_model(self) -> nn.Module:
+        """The model with the weights of this checkpoint, the averaged ones if the run averaged them, on its device.
+
+        Raises UserError for weights that do not fit the config, and RunFailure if memory runs out.
+        """
+        with memory.shortage_told("loading the model", ["device=cpu"], self.strategy.device):
+            model = self.model()
+            ema = self.content.get("ema")
+            try:
+                model.load_state_dict(self.content["model"] if ema is None else ema["model"])
+            except (RuntimeError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{self.path}: the weights do not fit the model of the stored config: {error}"
+                ) from None
+            return model.eval()
+
+
+def of_checkpoint(
+    path: str | Path, *, device: str = "auto", precision: Precision | None = None, trust: Sequence[str] = ()
+) -> TrainedExperiment:
+    """The experiment of a run folder (its best checkpoint, else its newest whole one), or of a checkpoint file.
+
+    Args:
+        device: where it is to run; what the training ran on does not count.
+        precision: None: that of the training.
+        trust: prefixes of modules whose classes the stored config may name beside those of segkit.
+
+    Raises UserError when there is none, when it is damaged, or when its stored config is not a config.
+    """
+    file, content = checkpoint.resolve(Path(path), prefer="best.pt")
+    try:
+        config = stored_config(content)
+        _forget_pretrained_weights(config["model"])
+        labels, resolved = _labels(content["labels"]), _resolved(content, config)
+        if missing := {"model", "precision", "state"} - content.keys():
+            raise KeyError(*sorted(missing))
+        recipe = Recipe.of(config, Trust(of_file=True, modules=tuple(trust)))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None
+    return TrainedExperiment(
+        file, content, recipe, resolved, labels, device=device, precision=precision or content["precision"]
+    )
+
+
+def _labels(stored: Mapping[str, Any]) -> LabelSpace:
+    return LabelSpace(
+        tuple(printable(str(name)) for name in stored["names"]),
+        tuple((r, g, b) for r, g, b in stored["colors"]),
+        int(stored["ignore_index"]),
+        bool(stored.get("multilabel", False)),
+    )
+
+
+def _resolved(content: Mapping[str, Any], config: dict[str, Any]) -> Resolved:
+    """What was decided; version 0.1 wrote it into the config."""
+    if "resolved" in content:
+        return Resolved.from_dict(content["resolved"])
+    config.pop("computed", None)
+    config.setdefault("split", {"_target_": "segkit.data.splits.Official"})
+    return Resolved()
+
+
+WEIGHT_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+"""Arguments of timm that name files and addresses to load."""
+
+
+def _forget_pretrained_weights(node: Any) -> None:
+    """The checkpoint brings all weights: nothing is to be fetched, and no file of the training machine is needed."""
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, dict | list):
+            _forget_pretrained_weights(value)
+    if isinstance(node, dict):
+        if node.get("pretrained"):
+            node["pretrained"] = False
+        if "weights" in node:
+            node["weights"] = None
+        for name in WEIGHT_FILES:
+            node.pop(name, None)
+
+
+def _check_files(source: SampleSource) -> None:
+    try:
+        source.check()
+    except DataError as error:
+        if source.on_error == "raise":
+            raise
+        log.warning("%s\ndataset.on_error=skip: samples with files that cannot be used will be skipped", error)

@@ -1,0 +1,39 @@
+"""Parts of experiments as the command line composes them, in the test's own process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+
+from segkit.config.recipe import Recipe
+from segkit.contracts import LabelSpace
+from segkit.data.datasets.source import palette
+from segkit.experiment.assembly import Experiment
+from segkit.experiment.mean_and_std import decide
+from segkit.experiment.resolved import Resolved
+from tests.conftest import REPOSITORY
+
+
+def recipe(*overrides: str) -> Recipe:
+    OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
+    with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        return Recipe.of(hydra.compose("train", list(overrides)))
+
+
+def experiment(*overrides: str) -> Experiment:
+    """An experiment whose label space is that of its config, so that a data set without files does too."""
+    composed = recipe(*overrides)
+    dataset: Any = composed.values["dataset"]
+    number = int(dataset["num_classes"])
+    names = dataset.get("class_names") or [f"class_{index}" for index in range(number)]
+    if len(names) != number:
+        names = [f"class_{index}" for index in range(number)]
+    labels = LabelSpace(
+        tuple(names),
+        tuple(palette(number)),
+        int(dataset.get("ignore_index", 255)),
+        bool(dataset.get("multilabel", False)),
+    )
+    return Experiment(composed, Resolved(normalization=decide(composed.values)), labels)
