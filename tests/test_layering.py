@@ -72,7 +72,8 @@ def test_parts_that_a_config_composes_do_not_know_each_other():
         f"{path.relative_to(PACKAGE)}: imports {name}"
         for path in FILES
         for name in imports(path)
-        if room(path) in PARTS | {"engine"} and name.split(".")[1] in PARTS - {room(path)} - allowed.get(room(path), set())
+        if room(path) in PARTS | {"engine"}
+        and name.split(".")[1] in PARTS - {room(path)} - allowed.get(room(path), set())
     ]
     assert not wrong, "\n".join(wrong)
 

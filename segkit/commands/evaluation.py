@@ -29,9 +29,7 @@ def run(config: DictConfig, folder: Path) -> float:
     settings = checked(EvaluateScriptSettings, values)
     output = folder if settings.output is None else output_folder(Path(settings.output), "output")
     output.mkdir(parents=True, exist_ok=True)
-    trained = of_checkpoint(
-        settings.run, device=settings.device, precision=settings.precision, trust=settings.trust
-    )
+    trained = of_checkpoint(settings.run, device=settings.device, precision=settings.precision, trust=settings.trust)
     heap.keep()
     evaluation = evaluate(trained, settings)
     best_evaluation.draw(evaluation.confusion, evaluation.panels, trained.labels, output)

@@ -75,7 +75,6 @@ RENAMED = {
     "segkit.losses.sums": "segkit.losses.tiled.class_sums",
     "segkit.losses.one_class": "segkit.losses.tiled.per_class",
     "segkit.metrics.listed": "segkit.metrics.torchmetric",
-    "segkit.metrics.judging": "segkit.tasks.judging",
     "segkit.predict.whole": "segkit.predictors.whole_image",
     "segkit.predict.sliding": "segkit.predictors.sliding",
     "segkit.engine.learning": "segkit.engine.components",

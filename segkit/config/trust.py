@@ -42,6 +42,7 @@ models by name or path, and Albumentations' mixing and text transforms read pict
 REFUSED_MODULES = ("segkit.data.datasets.decoded_cache.", "segkit.data.workers.process.", "segkit.data.workers.pool.")
 """Those of our own that write files or change the process, and are no part of a config."""
 
+
 def check_trusted(config: Any, key: str, trust: Sequence[str] = ()) -> None:
     """Refuse a stored config that names anything but classes of an allowed module. Raises ConfigError."""
     for text_key, text in _strings(config, key):

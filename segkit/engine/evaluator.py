@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import fsum
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segkit.contracts import Batch, EvaluationData, Loss, Metric, Prediction, Predictor
+from segkit.contracts import Batch, Counts, EvaluationData, Loss, Metric, Prediction, Predictor, Task
 from segkit.engine import heap
 from segkit.engine.strategy.single_device import SingleDevice
 
 # Sizes of batches after which memory is given back to the system.
 SIZES_HELD = 16
-
-
-class Confusion(Protocol):
-    """Counts of (truth, prediction) over an evaluation, of labels as `Evaluator.decide` makes them."""
-
-    def update(self, predicted: Tensor, mask: Tensor) -> None: ...
-    def compute(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -60,9 +53,7 @@ class Evaluator:
     Attributes:
         data: the split.
         predictor: makes a predictor of a model.
-        decide: logits (B, C, h, w) to labels at a size (H, W).
-        confusion: makes what counts labels against masks; the built-in scores derive from it alone.
-        scores: those scores, by name, of a confusion matrix.
+        task: decides labels and counts them; the built-in scores derive from these counts alone.
         metrics: further metrics by name.
         loss: logged as `loss` and its parts if given.
         panel_samples: how many samples to keep as pictures, spread evenly over the split.
@@ -70,9 +61,7 @@ class Evaluator:
 
     data: EvaluationData
     predictor: Callable[[nn.Module], Predictor]
-    decide: Callable[[Tensor, Sequence[int]], Tensor]
-    confusion: Callable[[], Confusion]
-    scores: Callable[[Tensor], dict[str, float]]
+    task: Task
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
     loss: Loss | None = None
     panel_samples: int = 0
@@ -84,7 +73,7 @@ class Evaluator:
         """Evaluate `model`, calling `on_batch` with the number of samples done. Leaves it in evaluation mode."""
         model.eval()
         predictor = self.predictor(model)
-        confusion = self.confusion()
+        confusion: Counts = self.task.counts().to(strategy.device)
         for metric in self.metrics.values():
             metric.reset()
         losses: list[tuple[int, dict[str, Tensor]]] = []
@@ -111,7 +100,7 @@ class Evaluator:
                         heap.give_back()
         heap.give_back()  # whole images leave other gaps than crops fill
         counts = confusion.compute()
-        scores = self.scores(counts)
+        scores = self.task.scores(counts).named(self.task.labels.names)
         for metric in self.metrics.values():
             scores |= metric.compute()
         scores |= _means(losses)
@@ -125,13 +114,13 @@ class Evaluator:
         places = np.linspace(0, len(self.data) - 1, self.panel_samples).round().astype(int).tolist()
         return list(dict.fromkeys(self.data.name(place) for place in places)) if len(self.data) else []
 
-    def _count(self, prediction: Prediction, batch: Batch, confusion: Confusion) -> Tensor:
-        """Give the batch to confusion matrix and metrics; the labels predicted."""
-        predicted = self.decide(prediction.logits, batch.mask.shape[-2:])
-        confusion.update(predicted, batch.mask)
+    def _count(self, prediction: Prediction, batch: Batch, confusion: Counts) -> Tensor:
+        """Give the batch to confusion matrix and metrics; the labels decided on."""
+        decided = self.task.decide(prediction, batch.mask.shape[-2:])
+        confusion.update(decided, batch.mask)
         for metric in self.metrics.values():
-            metric.update(prediction.logits, predicted, batch.mask)
-        return predicted
+            metric.update(prediction, decided, batch)
+        return decided
 
 
 @contextmanager
@@ -145,7 +134,7 @@ def _without_search() -> Generator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _losses(loss: Loss, prediction: Prediction, mask: Tensor, confusion: Confusion) -> dict[str, Tensor]:
+def _losses(loss: Loss, prediction: Prediction, mask: Tensor, confusion: Counts) -> dict[str, Tensor]:
     try:
         terms = loss(prediction, mask)
     except (RuntimeError, IndexError):

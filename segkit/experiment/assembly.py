@@ -12,7 +12,7 @@ from torch import nn
 
 from segkit.config.recipe import Recipe, Trust
 from segkit.config.schema import TrainerSettings
-from segkit.contracts import LabelSpace, Loss, Predictor, ReadingTransform, SampleSource, Transform
+from segkit.contracts import LabelSpace, Loss, Predictor, ReadingTransform, SampleSource, Task, Transform
 from segkit.data.datasets.decoded_cache import with_decoded_cache
 from segkit.data.datasets.source import Split
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
@@ -30,7 +30,7 @@ from segkit.experiment.resolved import Kept, Resolved
 from segkit.metrics.torchmetric import ListedMetric
 from segkit.run import checkpoint
 from segkit.run.stored_config import stored_config
-from segkit.tasks.judging import judging
+from segkit.tasks.kinds import task_of
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,10 @@ class Experiment:
     @cached_property
     def labels(self) -> LabelSpace:
         return self.source("train").labels
+
+    @cached_property
+    def task(self) -> Task:
+        return task_of(self.labels)
 
     @property
     def in_channels(self) -> int:
@@ -178,7 +182,6 @@ class Experiment:
         source, options, device = self.source(split), self.options, self.strategy.device
         metrics = self.metrics()
         preflight.check_metrics(metrics.values())
-        judged = judging(source.labels)
         listed = self.recipe.settings.metrics
         return Evaluator(
             EvaluationLoader(
@@ -191,9 +194,7 @@ class Experiment:
                 timeout_s=options.data_timeout_s,
             ),
             make_predictor or self.predictor,
-            judged.decide,
-            lambda: judged.counts().to(device),
-            judged.named_scores(source.labels),
+            self.task,
             {name: metric for name, metric in metrics.items() if split in listed[name].splits},
             loss,
             options.evaluate.panel_samples,
@@ -205,7 +206,7 @@ class Experiment:
             name: ListedMetric(
                 self.recipe.build(f"metrics.{name}.metric", filled=self.labels.parameters),
                 name=name,
-                labels=self.labels,
+                task=self.task,
                 input=metric.input,
             )
             for name, metric in self.recipe.settings.metrics.items()

@@ -24,6 +24,7 @@ from segkit.data.transforms.apply import augmented
 from segkit.engine import memory
 from segkit.errors import RunFailure
 from segkit.experiment.resolved import Resolved
+from segkit.tasks.kinds import task_of
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def _found(recipe: Recipe, resolved: Resolved, source: SampleSource, transform: 
         "image_type": str(sample.image.dtype),
         "mask": list(mask_shape),
         "mask_type": str(sample.mask.dtype),
-        "classes": 2 if source.labels.multilabel else source.labels.num_classes,
+        "classes": int(task_of(source.labels).example(1, (64, 64)).max()) + 1,
     }
     question = {
         "values": recipe.to_dict(),

@@ -12,12 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segkit.config import instantiate
-from segkit.contracts import LabelSpace, Prediction, Predictor
+from segkit.contracts import Prediction, Predictor, Task
 from segkit.engine.strategy.single_device import Precision, SingleDevice
 from segkit.errors import UserError
 from segkit.experiment.accepted_images import AcceptedImages, kind_of_training
 from segkit.experiment.assembly import TrainedExperiment, of_checkpoint
-from segkit.tasks.judging import judging
 
 
 class TrainedModel(nn.Module):
@@ -31,12 +30,13 @@ class TrainedModel(nn.Module):
         model: nn.Module,
         predictor: Predictor,
         strategy: SingleDevice,
-        labels: LabelSpace,
+        task: Task,
         images: AcceptedImages,
     ):
         super().__init__()
         self.model = model
-        self.labels = labels
+        self.task = task
+        self.labels = task.labels
         self.images = images
         self._predictor = predictor
         self._strategy = strategy
@@ -75,10 +75,8 @@ class TrainedModel(nn.Module):
         else:
             pixels = self.images.array(image, value_range)
         images = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy())
-        labels = judging(self.labels).decide(self(images).logits, pixels.shape[:2])[0]
-        if labels.ndim == 3:
-            labels = labels.movedim(0, -1)
-        return labels.cpu().contiguous().numpy()
+        decided = self.task.decide(self(images), pixels.shape[:2])[0]
+        return self.task.written(decided).cpu().contiguous().numpy()
 
 
 def load_trained_model(
@@ -93,7 +91,7 @@ def load_trained_model(
     experiment = of_checkpoint(path, device=device, precision=precision, trust=trust)
     model = experiment.trained_model()
     make = experiment.predictor if predictor is None else composed_predictor(predictor)
-    return TrainedModel(model, make(model), experiment.strategy, experiment.labels, _accepted_images(experiment))
+    return TrainedModel(model, make(model), experiment.strategy, experiment.task, _accepted_images(experiment))
 
 
 def composed_predictor(node: Mapping[str, Any]) -> Callable[[nn.Module], Predictor]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkit.contracts import DataError, LabelSpace, LossTerms, Prediction, Predictor, QueryPrediction, Sample
+from segkit.contracts import DataError, LabelSpace, LossTerms, Prediction, Predictor, QueryPrediction, Sample, Task
 from segkit.engine import memory
 from segkit.engine.strategy.single_device import SingleDevice
 from segkit.errors import RunFailure, UserError
@@ -37,7 +37,7 @@ def check(
     loss: nn.Module,
     make_predictor: Callable[[nn.Module], Predictor],
     *,
-    labels: LabelSpace,
+    task: Task,
     in_channels: int,
     strategy: SingleDevice,
     sample: Callable[[], Sample],
@@ -58,8 +58,8 @@ def check(
         except UserError:
             images = _like(sample, images)
             prediction = _called(model, MODEL, "model", strategy, images)
-        _check_prediction(prediction, "model", model, MODEL, images, labels)
-        mask = _mask(labels, images)
+        _check_prediction(prediction, "model", model, MODEL, images, task.labels)
+        mask = _mask(task, images)
         with torch.enable_grad():
             leaves = _leaves(prediction)
             terms = _called(loss, LOSS, "loss", None, prediction, mask)
@@ -69,7 +69,7 @@ def check(
         predictor = make_predictor(model)
         with torch.inference_mode():
             prediction = _called(predictor, PREDICTOR, "predictor", strategy, images[:1])
-            _check_prediction(prediction, "predictor", predictor, PREDICTOR, images[:1], labels)
+            _check_prediction(prediction, "predictor", predictor, PREDICTOR, images[:1], task.labels)
             if evaluates_loss:
                 _check_terms(_called(loss, LOSS, "loss", None, prediction, mask[:1]), loss)
 
@@ -127,14 +127,9 @@ def _like(sample: Callable[[], Sample], images: Tensor) -> Tensor:
     return torch.stack([image, image.flip(-1)]).to(images.device)
 
 
-def _mask(labels: LabelSpace, images: Tensor) -> Tensor:
-    """Every class, as far as there is room, and a row of ignored pixels."""
-    batch, _, height, width = images.shape
-    if labels.multilabel:
-        mask = torch.arange(batch * labels.num_classes * height * width) % 2
-        mask = mask.view(batch, labels.num_classes, height, width)
-    else:
-        mask = torch.arange(batch * height * width).view(batch, height, width) % labels.num_classes
+def _mask(task: Task, images: Tensor) -> Tensor:
+    """An example with a row of ignored pixels."""
+    labels, mask = task.labels, task.example(len(images), images.shape[-2:])
     mask[..., 0, :] = labels.ignore_index
     return mask.to(torch.uint8 if labels.mask_dtype is np.uint8 else torch.int32).to(images.device)
 

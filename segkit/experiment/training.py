@@ -14,7 +14,7 @@ import torch
 from segkit.config.credentials import masked
 from segkit.config.recipe import Recipe
 from segkit.config.schema import RootSettings, TrainerSettings
-from segkit.contracts import LabelSpace, Tracker
+from segkit.contracts import LabelSpace, Task, Tracker
 from segkit.data.transforms.apply import augmented
 from segkit.engine import heap, memory
 from segkit.engine.outputs import Recording
@@ -27,7 +27,6 @@ from segkit.reporting import best_evaluation
 from segkit.run.checkpoint_store import CheckpointKeeper
 from segkit.run.run_folder import RunFolder
 from segkit.sweep.protocols import Trial
-from segkit.tasks.judging import judging
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +95,13 @@ def make_trainer(
             learning.model,
             learning.loss,
             evaluator.predictor,
-            labels=experiment.labels,
+            task=experiment.task,
             in_channels=experiment.in_channels,
             strategy=strategy,
             sample=lambda: augmented(experiment.transform, sources["train"], 0, 0),
             evaluates_loss=options.evaluate.loss,
         )
-    _check_monitor(options, sources["val"].labels, settings)
+    _check_monitor(options, experiment.task, settings)
     tracker: Tracker = recipe.build("tracker", run_folder=folder.path)
     # A sweep has a display of its own.
     progress = "off" if trial is not None and options.progress == "auto" else options.progress
@@ -125,10 +124,10 @@ def make_trainer(
     return Trainer(learning, data, evaluator, recording, strategy=strategy, settings=options)
 
 
-def _check_monitor(options: TrainerSettings, labels: LabelSpace, settings: RootSettings) -> None:
+def _check_monitor(options: TrainerSettings, task: Task, settings: RootSettings) -> None:
     """Raise UserError, before the first step, if nothing that evaluations give has the monitored name."""
     monitor = options.checkpoint.monitor
-    names = judging(labels).score_names(labels)
+    names = task.score_names()
     names += [name for name, metric in settings.metrics.items() if "val" in metric.splits]
     names += ["loss"] if options.evaluate.loss else []
     # Parts of the loss and single numbers of a listed metric are named below their whole.

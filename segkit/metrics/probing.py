@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkit.contracts import LabelSpace, UserError
+from segkit.contracts import Batch, Prediction, Task, UserError
 from segkit.metrics.torchmetric import ListedMetric
-from segkit.tasks.judging import judging
 
 # An image; and several of other sizes, one of a single class, one without a valid pixel.
 EVALUATIONS = (((6, 7),), ((6, 7), (9, 4), (5, 5), (3, 3)))
@@ -33,7 +32,7 @@ def check(listed: ListedMetric) -> None:
     if fault is None:
         return
     if not listed.takes_images and listed.input == "labels":
-        other = ListedMetric(listed.metric, name=listed.name, labels=listed.labels, input="probabilities")
+        other = ListedMetric(listed.metric, name=listed.name, task=listed.task, input="probabilities")
         if _fault(other) is None:
             raise UserError(
                 f"metrics.{listed.name}: {_kind(listed)} does not take labels ({fault}); give it probabilities, with "
@@ -87,7 +86,7 @@ def _fault_as_it_is(listed: ListedMetric) -> str | None:
                 warnings.simplefilter("ignore")  # of classes without a pixel and the like
                 trial.reset()
                 for number, size in enumerate(sizes):
-                    trial.update(*_example(listed.labels, size, number))
+                    trial.update(*_example(listed.task, size, number))
                 names.append(list(trial.compute()))
         except Exception as error:  # whatever a metric raises when it is given what it was not made for
             said = " ".join(str(error).split())
@@ -101,23 +100,21 @@ def _fault_as_it_is(listed: ListedMetric) -> str | None:
     return None
 
 
-def _example(labels: LabelSpace, size: Sequence[int], number: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, labels predicted and mask of two images, ignored in two rows; all of it in the fourth example.
+def _example(task: Task, size: Sequence[int], number: int) -> tuple[Prediction, Tensor, Batch]:
+    """A prediction of two images, what is decided of it, and the batch; ignored in two rows, or all of it in the fourth.
 
     In the first all classes are there, in the third class 0 alone, which is what is predicted too.
     """
     generator = torch.Generator().manual_seed(number)
-    classes = labels.num_classes
-    logits = torch.randn(2, classes, *size, generator=generator)
-    if labels.multilabel:
-        mask = torch.randint(2, (2, classes, *size), generator=generator)
-    else:
-        mask = torch.arange(2 * size[0] * size[1]).view(2, *size) % classes
+    logits = torch.randn(2, task.labels.num_classes, *size, generator=generator)
+    mask = task.example(2, size)
     if number == 2:
         mask.zero_()
         logits[:, 0] = 10
-    mask[..., : size[0] if number == 3 else 2, :] = labels.ignore_index
-    return logits, judging(labels).decide(logits, size), mask
+    mask[..., : size[0] if number == 3 else 2, :] = task.labels.ignore_index
+    prediction = Prediction(logits)
+    images = torch.zeros(2, 3, *size, dtype=torch.uint8)
+    return prediction, task.decide(prediction, size), Batch(images, mask, ("0", "1"))
 
 
 def _kind(listed: ListedMetric) -> str:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from segkit.contracts import LabelSpace, integer_mask
+from segkit.contracts import Batch, Prediction, Task, integer_mask
 from segkit.logits import resize_logits
-from segkit.tasks.judging import judging
 
 if TYPE_CHECKING:
     from torchmetrics import Metric, MetricCollection
@@ -32,6 +31,7 @@ class ListedMetric:
     Args:
         metric: such as torchmetrics.classification.MulticlassF1Score; it need not know `ignore_index`.
         name: under which its scores are logged.
+        task: whose labels and probabilities it is given.
         input: what it is given for each pixel: the predicted class id, or the C class probabilities, which
             curves and calibration errors need.
 
@@ -46,12 +46,13 @@ class ListedMetric:
         metric: Metric | MetricCollection,
         *,
         name: str,
-        labels: LabelSpace,
+        task: Task,
         input: Literal["labels", "probabilities"] = "labels",
     ) -> None:
         self.metric = metric
         self.name = name
-        self.labels = labels
+        self.task = task
+        self.labels = task.labels
         self.input = input
         self.second_class_only = False
         self.names = [name]
@@ -73,18 +74,18 @@ class ListedMetric:
         self.metric.reset()
         self._has_counted = False
 
-    def update(self, logits: Tensor, predicted: Tensor, mask: Tensor) -> None:
-        self.metric.to(mask.device)
-        mask = integer_mask(mask, self.labels.ignore_index)
+    def update(self, prediction: Prediction, decided: Tensor, batch: Batch) -> None:
+        self.metric.to(batch.mask.device)
+        mask = integer_mask(batch.mask, self.labels.ignore_index)
         if self.takes_images:
-            self._update_with_images(predicted, mask)
+            self._update_with_images(decided, mask)
         else:
-            self._update_with_pixels(logits, predicted, mask)
+            self._update_with_pixels(prediction.logits, decided, mask)
 
     def _update_with_pixels(self, logits: Tensor, predicted: Tensor, mask: Tensor) -> None:
         given = predicted.long()
         if self.input == "probabilities":
-            given = judging(self.labels).probabilities(resize_logits(logits, mask.shape[-2:]).float())
+            given = self.task.probabilities(resize_logits(logits, mask.shape[-2:]).float())
             given = given[:, 1] if self.second_class_only else given
         given, truth = _channels_last(given), _channels_last(mask.long())
         valid_BHW = (truth != self.labels.ignore_index).view(*truth.shape[:3], -1).all(dim=-1)

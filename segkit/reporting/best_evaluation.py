@@ -79,9 +79,9 @@ def per_class(confusion: NDArray[np.int64], labels: LabelSpace) -> Mapping[str, 
     """IoU, Dice, accuracy (recall) and number of true pixels of each class; NaN where undefined."""
     from torch import from_numpy
 
-    from segkit.tasks.judging import judging
+    from segkit.tasks.kinds import task_of
 
-    found = judging(labels).scores(from_numpy(confusion))
+    found = task_of(labels).scores(from_numpy(confusion))
     return {
         "IoU": np.array(found.iou),
         "Dice": np.array(found.dice),

@@ -23,7 +23,7 @@ from segkit.losses.combined import CombinedLoss
 from segkit.metrics.torchmetric import ListedMetric
 from segkit.predictors.sliding import Sliding
 from segkit.predictors.whole_image import Whole
-from segkit.tasks.judging import judging
+from segkit.tasks.kinds import task_of
 
 CLASSES = 5
 LABELS = LabelSpace(tuple("abcde"), tuple((i, i, i) for i in range(CLASSES)))
@@ -85,9 +85,7 @@ def make(
     **keys: Any,
 ) -> Evaluator:
     data = EvaluationLoader(source, split="val", batch_size=batch_size, num_workers=0)
-    judged = judging(source.labels)
-    scores = judged.named_scores(source.labels)
-    return Evaluator(data, predictor, judged.decide, lambda: judged.counts().to(device), scores, **keys)
+    return Evaluator(data, predictor, task_of(source.labels), **keys)
 
 
 RAGGED = [(40, 40), (17, 33), (40, 40), (33, 17), (17, 33), (40, 40), (40, 40), (9, 9)]
@@ -97,7 +95,7 @@ RAGGED = [(40, 40), (17, 33), (40, 40), (33, 17), (17, 33), (40, 40), (40, 40), 
 def test_scores_of_mixed_sizes_are_those_of_each_image_alone(predictor: Callable[..., Any]) -> None:
     model, source = Strided().eval(), Noise(RAGGED)
     metrics = {
-        kind: ListedMetric(MulticlassF1Score(CLASSES), name=kind, labels=LABELS, input=kind)
+        kind: ListedMetric(MulticlassF1Score(CLASSES), name=kind, task=task_of(LABELS), input=kind)
         for kind in ("labels", "probabilities")
     }
     found = make(

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MultilabelAUROC, MultilabelF1Score
 
-from segkit.contracts import DataError, LabelSpace
+from segkit.contracts import Batch, DataError, LabelSpace, Prediction
 from segkit.metrics.confusion import LayerCounts
 from segkit.metrics.scores import layer_scores
 from segkit.metrics.torchmetric import ListedMetric
-from segkit.tasks.judging import judging
+from segkit.tasks.kinds import task_of
 
 IGNORE = 255
 COLORS = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
@@ -26,10 +26,10 @@ CLASSES = LabelSpace(("cell", "nucleus", "border"), COLORS, IGNORE)
 
 def test_each_pixel_one_class_or_each_class_for_itself() -> None:
     logits = torch.tensor([-1.0, 2.0, 1.0]).view(1, 3, 1, 1)
-    assert judging(CLASSES).decide(logits, (1, 1)).tolist() == [[[1]]]
-    assert judging(LAYERS).decide(logits, (1, 1)).flatten().tolist() == [0, 1, 1]
-    assert judging(CLASSES).probabilities(logits).sum().item() == pytest.approx(1)
-    assert judging(LAYERS).probabilities(logits)[0, 0].item() == pytest.approx(1 / (1 + math.e))
+    assert task_of(CLASSES).decide(Prediction(logits), (1, 1)).tolist() == [[[1]]]
+    assert task_of(LAYERS).decide(Prediction(logits), (1, 1)).flatten().tolist() == [0, 1, 1]
+    assert task_of(CLASSES).probabilities(logits).sum().item() == pytest.approx(1)
+    assert task_of(LAYERS).probabilities(logits)[0, 0].item() == pytest.approx(1 / (1 + math.e))
 
 
 def test_scores_by_hand() -> None:
@@ -81,12 +81,11 @@ def test_values_that_are_neither_0_nor_1_are_named() -> None:
 
 def test_a_single_class_is_binary_segmentation() -> None:
     binary = LabelSpace(("tumour",), ((255, 0, 0),), IGNORE, multilabel=True)
-    judged = judging(binary)
-    counts = judged.counts()
-    counts.update(
-        judged.decide(torch.tensor([1.0, -1, 1, 1]).view(1, 1, 2, 2), (2, 2)), torch.tensor([[[[1, 1], [0, 255]]]])
-    )
-    assert judged.named_scores(binary)(counts.compute())["iou/tumour"] == pytest.approx(1 / 3)
+    task = task_of(binary)
+    counts = task.counts()
+    decided = task.decide(Prediction(torch.tensor([1.0, -1, 1, 1]).view(1, 1, 2, 2)), (2, 2))
+    counts.update(decided, torch.tensor([[[[1, 1], [0, 255]]]]))
+    assert task.scores(counts.compute()).named(binary.names)["iou/tumour"] == pytest.approx(1 / 3)
 
 
 def test_listed_metrics_get_a_label_or_probability_for_each_class() -> None:
@@ -96,8 +95,10 @@ def test_listed_metrics_get_a_label_or_probability_for_each_class() -> None:
     mask[:, 1, :2] = IGNORE
     rows = (logits[:, :, 2:].movedim(1, -1).reshape(-1, 3), mask[:, :, 2:].movedim(1, -1).reshape(-1, 3).long())
     for metric, kind in ((MultilabelF1Score(3), "labels"), (MultilabelAUROC(3), "probabilities")):
-        listed = ListedMetric(metric, name="score", labels=LAYERS, input=kind)  # pyright: ignore[reportArgumentType]
-        listed.update(logits, (logits > 0).to(torch.uint8), mask)
+        listed = ListedMetric(metric, name="score", task=task_of(LAYERS), input=kind)  # pyright: ignore[reportArgumentType]
+        listed.update(
+            Prediction(logits), (logits > 0).to(torch.uint8), Batch(torch.zeros(2, 3, 4, 4), mask, ("a", "b"))
+        )
         expected = metric.clone()
         expected.reset()
         expected.update(rows[0].sigmoid(), rows[1])

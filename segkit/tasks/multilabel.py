@@ -1,0 +1,49 @@
+"""Each pixel may be of several classes, or of none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from segkit.contracts import Counts, LabelSpace, Prediction
+from segkit.logits import resized_signs
+from segkit.metrics.scores import Scores, layer_scores
+
+
+class Multilabel:
+    """Masks (B, C, H, W) of 0 and 1; a class is there where its probability exceeds 1/2.
+
+    Counts are a confusion matrix for each class, (C, 2, 2), rows the truth.
+    """
+
+    def __init__(self, labels: LabelSpace) -> None:
+        self.labels = labels
+
+    def decide(self, prediction: Prediction, size: Sequence[int]) -> Tensor:
+        return resized_signs(prediction.logits, size)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def counts(self) -> Counts:
+        from segkit.metrics.confusion import LayerCounts  # torchmetrics takes seconds; no training step needs it
+
+        return LayerCounts(self.labels.num_classes, self.labels.ignore_index)
+
+    def scores(self, counts: Tensor) -> Scores:
+        return layer_scores(counts)
+
+    def score_names(self) -> list[str]:
+        nothing = torch.zeros(self.labels.num_classes, 2, 2, dtype=torch.int64)
+        return list(self.scores(nothing).named(self.labels.names))
+
+    def example(self, batch: int, size: Sequence[int]) -> Tensor:
+        """0 and 1 in turn, in every class."""
+        classes = self.labels.num_classes
+        return (torch.arange(batch * classes * size[0] * size[1]) % 2).view(batch, classes, *size)
+
+    def written(self, decided: Tensor) -> Tensor:
+        """(H, W, C) of one decided image (C, H, W)."""
+        return decided.movedim(0, -1)
