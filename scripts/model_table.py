@@ -47,9 +47,6 @@ def measure(choice: str, size: int, runs: int) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from segkit.config import instantiate
-    from segkit.experiment import mean_and_std
-
     torch.set_num_threads(1)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", [f"dataset.num_classes={NUM_CLASSES}", *choice.split()])
@@ -67,7 +64,7 @@ def measure(choice: str, size: int, runs: int) -> dict[str, Any]:
             model(images)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     return {
-        "backbone": (values.get("backbone") or {}).get("name", ""),
+        "backbone": (recipe.values.get("backbone") or {}).get("name", ""),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs": counter.get_total_flops() // 2,
         "milliseconds": 1000 * min(seconds),  # what other processes add is no property of the model

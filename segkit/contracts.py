@@ -321,7 +321,7 @@ class Task(Protocol):
     labels: LabelSpace
 
     def decide(self, prediction: Prediction, size: Sequence[int]) -> Tensor:
-        """Labels at `size` (H, W), as integers in the shape of a mask. As of resized logits, which never are in memory."""
+        """Labels at `size` (H, W), as integers in the shape of a mask; of resized logits, which never are in memory."""
         ...
 
     def probabilities(self, logits: Tensor) -> Tensor:

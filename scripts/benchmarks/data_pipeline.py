@@ -43,10 +43,11 @@ from numpy.typing import NDArray  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
-from segkit.config import instantiate  # noqa: E402
+from segkit.config.recipe import Recipe  # noqa: E402
 from segkit.data.datasets.decoded_cache import with_decoded_cache  # noqa: E402
 from segkit.data.datasets.folder import Folder  # noqa: E402
 from segkit.data.loader import TrainLoader  # noqa: E402
+from segkit.experiment.assembly import Experiment  # noqa: E402
 
 Cache = Literal["disk", "ram"] | None
 NUM_CLASSES = 19
@@ -110,8 +111,8 @@ def draw_folder(root: Path, number: int, height: int, width: int, suffix: str) -
 
 def composed_transform(name: str, crop: int) -> Any:
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        values = instantiate.plain(hydra.compose("train", [f"transform={name}", f"dataset.crop_size={crop}"]))
-    return instantiate.build(values["transform"], "transform")
+        config = hydra.compose("train", [f"transform={name}", f"dataset.crop_size={crop}"])
+    return Experiment(Recipe.of(config)).transform
 
 
 def ours(root: Path, crop: int, transform: str, cache: Cache) -> Iterator[Any]:

@@ -49,29 +49,24 @@ def bare_loop(overrides: list[str], steps: int, keep_memory: bool) -> float:
     import torch
     from omegaconf import OmegaConf
 
-    from segkit.config import instantiate
-    from segkit.config.schema import RootSettings, checked
+    from segkit.config.recipe import Recipe
+    from segkit.data.transforms.apply import augmented
     from segkit.engine import heap
-    from segkit.engine.strategy.single_device import SingleDevice
-    from segkit.experiment import mean_and_std
-    from segkit.experiment.training import build_learning
+    from segkit.experiment.assembly import Experiment
 
     OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        values = instantiate.plain(hydra.compose("train", overrides))
-    settings = checked(RootSettings, values)
-    options = settings.trainer
+        experiment = Experiment(Recipe.of(hydra.compose("train", overrides)))
     if keep_memory:
         heap.keep()
-    torch.manual_seed(settings.seed)
-    source = instantiate.build(values["dataset"], "dataset", supplied=["split"])(split="train")
-    transform = instantiate.build(values["transform"], "transform")
-    samples = [transform(source.read(index), seed=index) for index in range(options.batch_size)]
-    strategy = SingleDevice(options.device, options.precision)
+    torch.manual_seed(experiment.recipe.settings.seed)
+    source, strategy = experiment.source("train"), experiment.strategy
+    samples = [
+        augmented(experiment.transform, source, index, seed=index) for index in range(experiment.options.batch_size)
+    ]
     images = torch.stack([torch.from_numpy(s.image).permute(2, 0, 1) for s in samples]).to(strategy.device)
     mask = torch.stack([torch.from_numpy(s.mask) for s in samples]).to(strategy.device)
-    normalization = mean_and_std.decide(values)
-    learning = build_learning(values, options, strategy, steps, normalization)
+    learning = experiment.components(steps)
     model, loss, optimizer = learning.model.train(), learning.loss, learning.optimizer
     started = 0.0
     for step in range(steps + WARM_UP_STEPS):

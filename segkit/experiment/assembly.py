@@ -1,4 +1,4 @@
-"""One experiment: the parts that its recipe names, built and joined for whoever trains, evaluates, predicts or measures."""
+"""One experiment: the parts that its recipe names, for whoever trains, evaluates, predicts or measures."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Experiment:
         *,
         device: str | None = None,
         precision: Precision | None = None,
-        kept: Kept = Kept(),
+        kept: Kept | None = None,
     ) -> None:
         self.recipe = recipe
         self._device = device or recipe.settings.trainer.device
         self._precision: Precision = precision or recipe.settings.trainer.precision
-        self._kept = kept
+        self._kept = kept or Kept()
         self._sources: dict[str, SampleSource] = {}
         if resolved is not None:
             self.resolved = resolved

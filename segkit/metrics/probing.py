@@ -101,7 +101,7 @@ def _fault_as_it_is(listed: ListedMetric) -> str | None:
 
 
 def _example(task: Task, size: Sequence[int], number: int) -> tuple[Prediction, Tensor, Batch]:
-    """A prediction of two images, what is decided of it, and the batch; ignored in two rows, or all of it in the fourth.
+    """A prediction of two images, what is decided of it, and the batch; two rows are ignored, in the fourth all.
 
     In the first all classes are there, in the third class 0 alone, which is what is predicted too.
     """

@@ -20,6 +20,7 @@ import segkit.cli
 from segkit.cli.arguments import arranged, quoted
 from segkit.cli.init_dataset import with_folder_key
 from segkit.config import instantiate
+from segkit.config.recipe import Recipe
 from segkit.config.schema import (
     BrowseSettings,
     CheckDataSettings,
@@ -31,7 +32,6 @@ from segkit.config.schema import (
     Settings,
     checked,
 )
-from segkit.experiment.training import check_nodes
 from tests.conftest import REPOSITORY
 
 # What each command cannot do without.
@@ -154,8 +154,7 @@ def test_every_key_that_holds_a_number_refuses_what_is_none(wrong: Any):
             node = node[int(part) if isinstance(node, list) else part]
         right, node[name] = node[name], wrong
         try:
-            checked(RootSettings, values)
-            check_nodes(values)
+            Recipe.of(values)
         except instantiate.ConfigError as error:
             if not str(error).startswith(key):
                 silent.append(f"{key}: {error}")

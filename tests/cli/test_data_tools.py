@@ -121,12 +121,12 @@ def test_make_splits_writes_lists_that_training_takes(call: Call, data: Path, tm
     assert done.returncode == 0, done.stderr
     (line,) = [row for row in map(json.loads, (run_folder / "metrics.jsonl").open()) if row["kind"] == "train"]
     assert not set(line["sample_ids"]) & set(lists[2])
-    from segkit.experiment.inference import read_run
+    from segkit.experiment.assembly import of_checkpoint
 
-    config = read_run(run_folder).config
-    assert config["split"]["digest"]
-    assert config["loss"]["class_weights"] == [1.0, 1.0, 1.0]
-    assert config["computed"] == {"loss.class_weights": "median"}
+    trained = of_checkpoint(run_folder)
+    assert trained.resolved.split_digest
+    assert trained.resolved.class_weights == {"loss.class_weights": [1.0, 1.0, 1.0]}
+    assert trained.recipe.values["loss"]["class_weights"] == "median"
 
 
 def test_make_splits_replaces_no_lists(call: Call, data: Path, tmp_path: Path):
@@ -306,11 +306,11 @@ def test_a_known_data_set_keeps_its_official_classes(call: Call, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     done = call(train.main, "--config-dir", "mine", "experiment=streets", *TINY, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
-    from segkit.experiment.inference import read_run
+    from segkit.experiment.assembly import of_checkpoint
 
-    trained = read_run(tmp_path / "run")
+    trained = of_checkpoint(tmp_path / "run")
     assert trained.labels.names[:2] == ("road", "sidewalk")
-    assert trained.config["dataset"]["crop_size"] == 64
+    assert trained.recipe.values["dataset"]["crop_size"] == 64
 
 
 def test_init_dataset_replaces_nothing_unasked(call: Call, data: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Methods in the place of class weights stand for numbers counted on the training split; the config keeps the method."""
+"""A method of class weights stands for numbers counted on the training split; the config keeps the method."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import segkit
 from segkit.cli.app import CONF
 from segkit.engine import snapshot
 from segkit.errors import UserError
-from segkit.experiment.mean_and_std import ImageKind, Normalization, decide
+from segkit.experiment.mean_and_std import ImageKind, Normalization, decide, stored
 from segkit.models.backbones.mix_transformer import MixTransformer
 from segkit.models.backbones.timm_backbone import TimmBackbone
 from segkit.models.layers.normalization import IMAGENET, Statistics
@@ -139,13 +139,13 @@ def test_images_in_units_of_their_own_get_no_shares_of_a_full_range():
 
 
 def test_a_run_that_goes_on_keeps_what_it_had():
-    earlier = mean_and_std.stored({}, {"model": {"mean": [0.4] * 3, "std": [0.2] * 3}})  # as version 0.1 kept it
+    earlier = stored({}, {"model": {"mean": [0.4] * 3, "std": [0.2] * 3}})  # as version 0.1 kept it
     found = decide(values(dataset=COUNTED, pretrained=True), earlier=earlier)
     assert found == Normalization((0.4,) * 3, (0.2,) * 3, "as before", "as before")
     assert decide(values(dataset={"mean": [0.4] * 3}), earlier=earlier) is not None
     with pytest.raises(UserError, match=r"dataset\.mean=\[0\.6, 0\.7, 0\.8\].*\[0\.4, 0\.4, 0\.4\]"):
         decide(values(dataset=SET), earlier=earlier)
-    again = mean_and_std.stored({"normalization": asdict(found)}, {"model": {}})
+    again = stored({"resolved": {"normalization": asdict(found)}}, {"model": {}})
     assert decide(values(dataset=COUNTED), OWN_UNITS, again) == found
 
 
