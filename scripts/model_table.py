@@ -50,8 +50,8 @@ def measure(choice: str, size: int, runs: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", [f"dataset.num_classes={NUM_CLASSES}", *choice.split()])
-    values = instantiate.plain(config)
-    model: Any = mean_and_std.build_model(values, mean_and_std.decide(values)).eval()
+    recipe = Recipe.of(config)
+    model: Any = Experiment(recipe, Resolved(normalization=decide(recipe.values))).model().eval()
     images = torch.randint(256, (1, model.input_channels, size, size), dtype=torch.uint8)
     with torch.inference_mode():
         added = _memory_added(lambda: model(images))

@@ -287,7 +287,7 @@ class Schedule(Protocol):
 class Counts(Protocol):
     """Integer counts over an evaluation, from which scores are computed; the same for any order and batch size."""
 
-    def update(self, decided: Tensor, mask: Tensor) -> None:
+    def update(self, predicted: Tensor, mask: Tensor) -> None:
         """Count labels as `Task.decide` gives them against a mask of the same shape."""
         ...
 
@@ -301,10 +301,17 @@ class Counts(Protocol):
 class NamedScores(Protocol):
     """Scores of a task, NaN where undefined."""
 
-    iou: Sequence[float]
-    dice: Sequence[float]
-    accuracy: Sequence[float]
-    pixels: Sequence[int]
+    @property
+    def iou(self) -> Sequence[float]:
+        """Of each class, as are the others."""
+        ...
+
+    @property
+    def dice(self) -> Sequence[float]: ...
+    @property
+    def accuracy(self) -> Sequence[float]: ...
+    @property
+    def pixels(self) -> Sequence[int]: ...
 
     def named(self, class_names: Sequence[str]) -> dict[str, float]:
         """All of them as flat names: `miou`, ..., and `iou/road` for the classes."""

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segkit.config import instantiate
+from segkit.config.recipe import METHODS
 from segkit.config.schema import CheckDataSettings, checked
 from segkit.contracts import DataError, LabelSpace, SampleSource, UserError
 from segkit.data.datasets.image_mask import Files
@@ -29,7 +30,7 @@ from segkit.data.statistics.counts import Counted, count
 from segkit.data.statistics.verification import TURNED_RULE
 from segkit.engine.progress import CONSOLE
 from segkit.errors import printable
-from segkit.experiment.computed_weights import METHODS, weights_by
+from segkit.experiment.computed_weights import weights_by
 from segkit.models.layers.normalization import IMAGENET
 from segkit.reporting import dataset_page
 from segkit.run.run_folder import output_folder, write_json
