@@ -47,6 +47,11 @@ def measure(choice: str, size: int, runs: int) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from segkit.config.recipe import Recipe
+    from segkit.experiment.assembly import Experiment
+    from segkit.experiment.mean_and_std import decide
+    from segkit.experiment.resolved import Resolved
+
     torch.set_num_threads(1)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", [f"dataset.num_classes={NUM_CLASSES}", *choice.split()])
