@@ -21,10 +21,9 @@ from optuna.trial import FrozenTrial
 import segkit
 from segkit.config import instantiate
 from segkit.errors import UserError
-from segkit.sweep import same_config
 from segkit.sweep.best_config import unresolved
 from segkit.sweep.protocols import SweepRecord
-from segkit.sweep.same_config import Values
+from segkit.sweep.same_config import SharedConfig
 from segkit.sweep.samplers import Grid, grid_points
 from segkit.sweep.search_space import Space, group_options
 from segkit.sweep.settings import SweepSettings
@@ -92,14 +91,14 @@ def check_space(config: DictConfig, context: HydraContext, space: Space) -> None
             subdir_of(0, context.config_loader.load_sweep_config(config, overrides))
 
 
-def prepare(opened: Sweep, space: Space, shared: tuple[Values, dict[str, Values]]) -> int | None:
+def prepare(opened: Sweep, space: Space, shared: SharedConfig) -> int | None:
     """Hold the sweep against its study, queue a grid; how many trials the study is to have, None: no end.
 
     `shared` is what the trials have in common. Raises UserError where the study was begun with something else.
     """
     storage, study = opened.storage, opened.study
     with opened.claims.locked():
-        same_config.check(study, space, *shared)
+        shared.check(study)
     limit = opened.settings.n_trials
     if str(opened.settings.sampler.get("_target_", "")).rpartition(".")[2] != Grid.__name__:
         return limit

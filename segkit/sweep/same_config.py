@@ -7,6 +7,7 @@ that do not belong together.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 from optuna.trial import TrialState
+from yaml import YAMLError
 
 from segkit.config.credentials import masked
 from segkit.errors import UserError
@@ -37,11 +39,46 @@ SPACE, CONFIG, OPTIONS = "space", "config", "options"
 MAY_CHANGE = "hydra.sweeper.may_change"
 COUNTING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 SHOWN = 4
+SETTLE_S = 1.0
 ABSENT = "(absent)"
 GROUP = "group "
 """Before the name of a group, among flat keys, stands for the option that was chosen of it."""
 
 Values = dict[str, Any]
+
+
+class SharedConfig:
+    """What the trials of a sweep share, as it is when this is made, held against a study.
+
+    Raises what Hydra raises where the config does not compose.
+    """
+
+    def __init__(self, settings: SweepSettings, config: DictConfig, loader: ConfigLoader, space: Space) -> None:
+        self._settings, self._config, self._loader, self._space = settings, config, loader, space
+        self._stamp = stamp(loader, config)
+        self._values = shared_config(settings, config, loader, space)
+
+    def check(self, study: optuna.Study) -> None:
+        """Keep it in the study, or raise UserError where that was begun with another config."""
+        check(study, self._space, *self._values)
+
+    def check_edits(self, study: optuna.Study) -> None:
+        """Raises UserError if files were edited that trials are composed of, as they are when they begin."""
+        for is_last in (False, True):
+            now = stamp(self._loader, self._config)
+            if now == self._stamp:
+                return
+            try:
+                check(study, self._space, *shared_config(self._settings, self._config, self._loader, self._space))
+                self._stamp = now
+                return
+            except UserError:
+                if is_last:
+                    raise
+            except (HydraException, OmegaConfBaseException, YAMLError, OSError) as error:
+                if is_last:
+                    raise UserError(f"a config file was edited, and the config composes no more: {error}") from None
+            time.sleep(SETTLE_S)  # an editor may be in the middle of saving
 
 
 def shared_config(

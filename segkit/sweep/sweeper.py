@@ -24,7 +24,6 @@ from optuna.trial import FrozenTrial, TrialState
 from segkit.config.credentials import hidden_in_override
 from segkit.config.masking import mask_in_place
 from segkit.errors import Interrupted, UserError
-from segkit.sweep import same_config
 from segkit.sweep.claims import Claim, claim_of
 from segkit.sweep.display import SweepDisplay, make_display
 from segkit.sweep.executors import Slots, make_slots, quiet_launchers
@@ -40,6 +39,7 @@ from segkit.sweep.preparation import (
 )
 from segkit.sweep.protocols import SweepRecord
 from segkit.sweep.results import write_results
+from segkit.sweep.same_config import SharedConfig
 from segkit.sweep.search_space import Space, read_space
 from segkit.sweep.settings import read, stored
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep, quieten
@@ -70,8 +70,7 @@ def sweep(config: DictConfig, context: HydraContext, task: TaskFunction, argumen
     settings = stored(settings, folder)
     loader = context.config_loader
     check_space(config, context, space)
-    unedited = same_config.stamp(loader, config)
-    shared = same_config.shared_config(settings, config, loader, space)
+    shared = SharedConfig(settings, config, loader, space)
     reach_from_workers()
     opened = open_sweep(settings, for_jobs=False)
     limit = prepare(opened, space, shared)
@@ -90,7 +89,7 @@ def sweep(config: DictConfig, context: HydraContext, task: TaskFunction, argumen
         record,
         loader,
         Folders(opened, folder, config, loader),
-        unedited,
+        shared,
     )
     return running.to_the_end(folder)
 
@@ -106,7 +105,7 @@ class _Running:
     record: SweepRecord | None
     loader: ConfigLoader
     folders: Folders
-    unedited: dict[str, tuple[int, int]]
+    shared: SharedConfig
     jobs: dict[Future[Outcome], tuple[int, Claim]] = field(default_factory=dict)
     failures: list[Outcome] = field(default_factory=list)
     interruption: Outcome | None = None
@@ -147,7 +146,7 @@ class _Running:
         """Send trials to all free slots; whether there is more to come."""
         while not self._is_over() and len(self.jobs) < self.slots.count:
             try:
-                self._check_unedited()
+                self.shared.check_edits(self.sweep.study)
                 taken = self.sweep.claims.take(limit=self.limit, draw=self._draw)
             except UserError as error:
                 self.refusal = error  # told when the trials that run have ended
@@ -167,14 +166,6 @@ class _Running:
         late = settings.timeout_s is not None and time.monotonic() - self.started > settings.timeout_s
         refused = self.interruption is not None or self.refusal is not None
         return late or refused or self._has_failed_too_often()
-
-    def _check_unedited(self) -> None:
-        """Raises UserError where config files were edited meanwhile: trials are composed when they begin."""
-        now = same_config.stamp(self.loader, self.config)
-        if now != self.unedited:
-            self.unedited = now
-            shared = same_config.shared_config(self.sweep.settings, self.config, self.loader, self.space)
-            same_config.check(self.sweep.study, self.space, *shared)
 
     def _has_failed_too_often(self) -> bool:
         most = self.sweep.settings.max_failures

@@ -104,7 +104,7 @@ def test_a_step_may_be_made_of_smaller_batches(six_steps: Path, resumed: Resumed
         ("poly", lambda lr, step: lr * (1 - step / 12) ** 0.9),
         ("torch scheduler.interval=step", lambda lr, step: lr * 0.95**step),
     ],
-    ids=str,
+    ids=["constant", "poly", "torch"],
 )
 def test_a_changed_rate_is_what_the_schedule_makes_of_it(
     resumed: Resumed, tmp_path: Path, schedule: str, rate: Callable[[float, int], float]

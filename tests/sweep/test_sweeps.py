@@ -195,7 +195,9 @@ def test_a_config_that_has_changed_asks_for_another_study(sweeps: Sweeps):
     (own / "mine.yaml").write_text("# @package _global_\ny: 1\n")
     command = ["--config-dir", str(own.parent), SEARCH, "experiment=mine"]
     assert sweeps.run(*command, "hydra.sweeper.n_trials=1").returncode == 0
-    more = sweeps.run(*command, "hydra.sweeper.n_trials=2", "hydra.sweeper.may_change=[seconds]", "seconds=0.1")
+    more = sweeps.run(
+        *command, "hydra.sweeper.n_trials=2", "hydra.sweeper.may_change=[seconds,waits_for]", "seconds=0.1"
+    )
     assert more.returncode == 0, more.stderr
     (own / "mine.yaml").write_text("# @package _global_\ny: 2\n")
     refused = sweeps.run(*command, "x=interval(0,2)", "fold=1", "any=1,2", "hydra.sweeper.n_trials=3")

@@ -77,7 +77,10 @@ class Matched:
         unpaired: files of a role without a partner.
         further: masks and the like of images that have another, whose name is closer to the image's.
         doubled: groups of files of which one name fits several, so that it is open which belong together.
-        aside: in folders that say that they hold no masks of classes.
+        aside: in folders that say that they hold no images or masks of classes.
+        loose: those of the pairs that lie in folders of other names, or differ in capitals.
+        are_by_file_type: whether images and masks lie side by side and only differ in their suffix.
+        files: the images.
     """
 
     pairs: list[Pair] = field(default_factory=list[Pair])
@@ -85,6 +88,9 @@ class Matched:
     further: list[str] = field(default_factory=list[str])
     doubled: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
     aside: list[str] = field(default_factory=list[str])
+    loose: list[Pair] = field(default_factory=list[Pair])
+    are_by_file_type: bool = False
+    files: list[File] = field(default_factory=list[File])
 
 
 def match(names: Sequence[str], choice: Choice) -> Matched:
@@ -92,7 +98,7 @@ def match(names: Sequence[str], choice: Choice) -> Matched:
     files = _with_roles(names, choice)
     images = [file for file in files if file.role == "image"]
     masks = [file for file in files if file.role == "mask"]
-    found = Matched()
+    found = Matched(files=images)
     # Masks in colours or of objects are what a data set may have alone; thumbnails are never its images.
     found.aside = [image.name for image in images if image.is_aside]
     images = [image for image in images if not image.is_aside]
@@ -101,6 +107,7 @@ def match(names: Sequence[str], choice: Choice) -> Matched:
         masks = [mask for mask in masks if not mask.is_aside]
     if not masks and choice.is_open:
         images, masks = _by_file_type(images)
+        found.are_by_file_type = bool(masks)
     _pair(images, masks, choice, found)
     found.pairs.sort()
     return found
@@ -114,48 +121,58 @@ def _pair(images: list[File], masks: list[File], choice: Choice, found: Matched)
         assert file.role is not None
         return same_spelling(cut(file.stem, file.role) if suffix is None else file.stem.removesuffix(suffix))
 
-    def folded(file: File, cut: Callable[[str, Role], str] = without_ending) -> str:
-        return stem(file, cut).casefold()
-
-    stages: list[tuple[bool, Callable[[File], object]]] = [
-        (True, lambda file: (file.split, file.rest, same_spelling(file.stem))),
-        (True, lambda file: (file.split, file.rest, stem(file))),
-        (True, lambda file: (file.split, file.rest, stem(file, without_beginning))),
-        (False, lambda file: (file.split, same_spelling(file.stem))),
-        (False, lambda file: (file.split, stem(file))),
-        (False, lambda file: (file.split, folded(file))),
-        (False, lambda file: (file.split, folded(file, without_beginning))),
-        (False, folded),
-        (False, lambda file: folded(file, without_beginning)),
+    firm: list[Callable[[File], object]] = [
+        lambda file: (file.split, file.rest, same_spelling(file.stem)),
+        lambda file: (file.split, file.rest, stem(file)),
+        lambda file: (file.split, file.rest, stem(file, without_beginning)),
     ]
-    paired: set[object] = set()
-    for is_firm, key_of in stages:
-        groups: defaultdict[object, tuple[list[File], list[File]]] = defaultdict(lambda: ([], []))
-        for place, files in enumerate((images, masks)):
-            for file in files:
-                groups[key_of(file)][place].append(file)
-        gone: set[str] = set()
-        for own_images, own_masks in groups.values():
-            if not own_images or not own_masks:
-                continue
-            if len(own_images) == len(own_masks) == 1:
-                image, mask = own_images[0], own_masks[0]
-                if None not in (image.split, mask.split) and image.split != mask.split:
-                    continue
-                found.pairs.append(Pair(image.name, mask.name, image.split or mask.split))
-                gone |= {image.name, mask.name}
-                paired.add((image.split, image.rest, stem(image)))
-            elif is_firm:
-                group = tuple(file.name for file in (*own_images, *own_masks))
-                found.doubled.append(group)
-                gone |= set(group)
-        images = [file for file in images if file.name not in gone]
-        masks = [file for file in masks if file.name not in gone]
+    loose: list[Callable[[File], object]] = [
+        lambda file: (file.split, same_spelling(file.stem)),
+        lambda file: (file.split, stem(file)),
+        lambda file: (file.split, stem(file).casefold()),
+        lambda file: (file.split, stem(file, without_beginning).casefold()),
+        lambda file: stem(file).casefold(),
+        lambda file: stem(file, without_beginning).casefold(),
+    ]
+    for key_of in firm:
+        images, masks = _pair_by(key_of, images, masks, found, is_firm=True)
+    number = len(found.pairs)
+    for key_of in loose:
+        images, masks = _pair_by(key_of, images, masks, found, is_firm=False)
+    found.loose = found.pairs[number:]
+    paired = {pair.image for pair in found.pairs}
+    taken = {(file.split, file.rest, stem(file)) for file in found.files if file.name in paired}
     for file in (*images, *masks):
-        if (file.split, file.rest, ASIDE_ENDING.sub("", stem(file))) in paired:
+        if (file.split, file.rest, ASIDE_ENDING.sub("", stem(file))) in taken:
             found.further.append(file.name)
         else:
             found.unpaired["image" if file.role == "image" else "mask"].append(file.name)
+
+
+def _pair_by(
+    key_of: Callable[[File], object], images: list[File], masks: list[File], found: Matched, *, is_firm: bool
+) -> tuple[list[File], list[File]]:
+    """The images and masks that are left once those whose key no others have are paired.
+
+    With a firm key, those whose key others have too are `doubled`, and take no further part.
+    """
+    groups: defaultdict[object, tuple[list[File], list[File]]] = defaultdict(lambda: ([], []))
+    for place, files in enumerate((images, masks)):
+        for file in files:
+            groups[key_of(file)][place].append(file)
+    gone: set[str] = set()
+    for own_images, own_masks in groups.values():
+        if not own_images or not own_masks:
+            continue
+        if len(own_images) == len(own_masks) == 1:
+            image, mask = own_images[0], own_masks[0]
+            if image.split is None or mask.split is None or image.split == mask.split:
+                found.pairs.append(Pair(image.name, mask.name, image.split or mask.split))
+                gone |= {image.name, mask.name}
+        elif is_firm:
+            found.doubled.append(tuple(file.name for file in (*own_images, *own_masks)))
+            gone.update(found.doubled[-1])
+    return [file for file in images if file.name not in gone], [file for file in masks if file.name not in gone]
 
 
 def _with_roles(names: Sequence[str], choice: Choice) -> list[File]:

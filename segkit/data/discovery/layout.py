@@ -148,6 +148,13 @@ def _notes(matched: Matched) -> list[str]:
         (matched.aside, "in folders that hold no images or masks of classes by their names"),
     ]
     notes = [f"{len(names)} files {what}, such as {names[0]}" for names, what in found if names]
+    if matched.loose:
+        image, mask, _ = matched.loose[0]
+        notes.append(f"{len(matched.loose)} pairs differ in folders or capitals, such as {image} and {mask}")
+    if matched.are_by_file_type and matched.pairs:
+        notes.append(
+            f"of files of one name JPEG is the image, as JPEG holds no ids: {' and '.join(matched.pairs[0][:2])}"
+        )
     if matched.doubled:
         notes.append(
             f"{len(matched.doubled)} names fit several files, which are left out: {', '.join(matched.doubled[0])}"

@@ -61,7 +61,14 @@ def test_one_heap_of_images_and_masks(tmp_path: Path, image: str, mask: str):
     layout = recognise(tmp_path)
     assert layout.kind == "table"
     assert layout.pairs == {"train": [(image.format(name), mask.format(name)) for name in "abc"]}
-    assert layout.notes == ()
+    # Only what is not plain is told, with an example.
+    expected = {
+        "{}.jpg": "of files of one name JPEG is the image, as JPEG holds no ids: a.jpg and a.png",
+        "all/{}.JPG": "of files of one name JPEG is the image, as JPEG holds no ids: all/a.JPG and all/a.PNG",
+        "IMG_{}.JPG": "3 pairs differ in folders or capitals, such as IMG_a.JPG and img_a_mask.png",
+    }
+    is_told = image in expected and mask in ("{}.png", "all/{}.PNG", "img_{}_mask.png")
+    assert layout.notes == ((expected[image],) if is_told else ())
 
 
 @pytest.mark.parametrize(
