@@ -20,11 +20,11 @@ from segkit.config.yaml_files import dataset_file, experiment_file
 from segkit.contracts import DataError, SampleSource, UserError
 from segkit.data.discovery.channels import choose_channels
 from segkit.data.discovery.class_names import NamedClass, find_class_names
+from segkit.data.discovery.found_splits import SPLITS, Wanted
 from segkit.data.discovery.label_choice import Labels, Said, choose_labels
 from segkit.data.discovery.layout import Kind, Layout, recognise
 from segkit.data.discovery.mask_survey import MOST_VALUES, Survey, survey
 from segkit.data.discovery.path_words import SplitName
-from segkit.data.found_splits import SPLITS, Wanted
 from segkit.data.statistics.counts import Counted
 from segkit.data.statistics.folds import make_lists
 from segkit.experiment.computed_weights import weights_by

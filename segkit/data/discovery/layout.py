@@ -12,11 +12,11 @@ from typing import Literal
 from segkit.contracts import UserError
 from segkit.data.discovery.found_lists import ListFile
 from segkit.data.discovery.found_pairs import Matched, match
+from segkit.data.discovery.found_splits import SPLITS, Splits, Wanted, by_lists, by_table, settled, shortly
 from segkit.data.discovery.path_words import SplitName, SplitWord
 from segkit.data.files.decode import SUFFIXES
 from segkit.data.files.file_list import files_below
 from segkit.data.files.pairing import key_of, listed_keys
-from segkit.data.found_splits import SPLITS, Splits, Wanted, by_lists, by_table, settled, shortly
 
 Kind = Literal["cityscapes", "voc", "folder", "split_lists", "table", "csv"]
 BySplit = dict[SplitName, list[tuple[str, str]]]

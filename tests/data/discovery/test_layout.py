@@ -9,8 +9,8 @@ import pytest
 from segkit.contracts import UserError
 from segkit.data.datasets.csv_table import CsvTable
 from segkit.data.datasets.split_lists import SplitLists
+from segkit.data.discovery.found_splits import Wanted
 from segkit.data.discovery.layout import recognise
-from segkit.data.found_splits import Wanted
 from tests.data.written import write_pair
 
 
