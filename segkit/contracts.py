@@ -5,7 +5,7 @@ Shape suffixes: B batch, C classes or channels, H W full-size pixels, h w pixels
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -36,6 +36,7 @@ __all__ = [
     "Sample",
     "SampleSource",
     "Schedule",
+    "Targets",
     "Task",
     "Tracker",
     "TrainingData",
@@ -157,31 +158,70 @@ class ReadingTransform(Protocol):
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What is to be predicted of the samples of a batch.
+
+    Attributes:
+        mask: (B, H, W) uint8, or int32 where ids exceed 255; multi-label (B, K, H, W) uint8.
+    """
+
+    mask: Tensor
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Targets:
+        """These with `function` applied to each of their tensors."""
+        return Targets(function(self.mask))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Targets]) -> Targets:
+        return cls(torch.cat([part.mask for part in parts]))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Samples of one size, as small integers: a quarter to a fifth of the bytes of floats and int64 ids.
 
     Attributes:
         images: (B, C, H, W) uint8 RGB as decoded (float32 for inputs that are not 8-bit).
-        mask: (B, H, W) uint8, or int32 where ids exceed 255; multi-label (B, K, H, W) uint8.
+        targets: what is to be predicted of them.
         ids: B sample ids.
     """
 
     images: Tensor
-    mask: Tensor
+    targets: Targets
     ids: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def mask(self) -> Tensor:
+        return self.targets.mask
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The same samples with `function` applied to each tensor, whose first dimension stays."""
+        return Batch(function(self.images), self.targets.each(function), self.ids)
+
+    def __getitem__(self, part: slice) -> Batch:
+        """Some of the samples, in memory that is shared with the whole."""
+        return Batch(self.images[part], self.targets.each(lambda tensor: tensor[part]), self.ids[part])
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        return Batch(
-            self.images.to(device, non_blocking=non_blocking),
-            self.mask.to(device, non_blocking=non_blocking),
-            self.ids,
-        )
+        return self.each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        return Batch(self.images.pin_memory(), self.mask.pin_memory(), self.ids)
+        return self.each(Tensor.pin_memory)
+
+    def clone(self) -> Batch:
+        return self.each(Tensor.clone)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Batch]) -> Batch:
+        """Samples of several batches of one size, in a row."""
+        return cls(
+            torch.cat([part.images for part in parts]),
+            Targets.joined([part.targets for part in parts]),
+            tuple(id for part in parts for id in part.ids),
+        )
 
 
 def integer_mask(mask: Tensor, *ids: int) -> Tensor:
@@ -240,9 +280,9 @@ class LossTerms:
 
 
 class Loss(Protocol):
-    """Logits at the head's stride with the full-size mask, to a LossTerms. Ignored pixels count for nothing."""
+    """Logits at the head's stride with the full-size targets, to a LossTerms. Ignored pixels count for nothing."""
 
-    def __call__(self, prediction: Prediction, mask: Tensor) -> LossTerms: ...
+    def __call__(self, prediction: Prediction, batch: Batch) -> LossTerms: ...
 
 
 class Predictor(Protocol):
@@ -336,7 +376,15 @@ class Task(Protocol):
         ...
 
     def counts(self) -> Counts:
-        """What counts decided labels against masks, empty."""
+        """What counts decided labels against targets, empty."""
+        ...
+
+    def count(self, counts: Counts, decided: Tensor, batch: Batch) -> None:
+        """Count the decided labels of a batch."""
+        ...
+
+    def num_targets(self, batch: Batch) -> Tensor:
+        """How much of a batch counts for the loss, an int64 scalar: its valid pixels. Nothing waits for the device."""
         ...
 
     def scores(self, counts: Tensor) -> NamedScores: ...

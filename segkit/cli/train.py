@@ -26,6 +26,7 @@ def task(config: DictConfig, trial: Trial | None = None) -> float | list[float |
     from segkit.config.schema import RootSettings, checked
     from segkit.tracking.courier import courier
 
+    _require_use_of_backbone(config)
     # What can be told without PyTorch is told before it is loaded.
     settings = checked(RootSettings, plain(config))
     if str(config.tracker.get("_target_")).endswith(".MlflowTracker"):
@@ -46,6 +47,16 @@ def task(config: DictConfig, trial: Trial | None = None) -> float | list[float |
         write_config(OmegaConf.create({**config, "hydra": HydraConfig.get()}), folder)
 
     return run(Recipe.of(config), folder, trial, choices=dict(runtime.choices), on_accepted=keep_config)
+
+
+def _require_use_of_backbone(config: DictConfig) -> None:
+    """Refuse a backbone (+backbone=...) beside a model that reads nothing of it. Raises ConfigError."""
+    from omegaconf import OmegaConf
+
+    from segkit.config.errors import ConfigError
+
+    if "backbone" in config and "${backbone" not in OmegaConf.to_yaml(config.model):
+        raise ConfigError(f"backbone: nothing reads it; {config.model.get('_target_')} takes no backbone")
 
 
 def main() -> None:

@@ -88,7 +88,7 @@ class Evaluator:
                     prediction = predictor(batch.images)
                 predicted = self._count(prediction, batch, confusion)
                 if self.loss is not None:
-                    losses.append((len(batch), _losses(self.loss, prediction, batch.mask, confusion)))
+                    losses.append((len(batch), _losses(self.loss, prediction, batch, confusion)))
                 for index, id in enumerate(batch.ids):
                     if id in shown:
                         panels[id] = _alone(host_batch, index), predicted[index].clone()
@@ -117,7 +117,7 @@ class Evaluator:
     def _count(self, prediction: Prediction, batch: Batch, confusion: Counts) -> Tensor:
         """Give the batch to confusion matrix and metrics; the labels decided on."""
         decided = self.task.decide(prediction, batch.mask.shape[-2:])
-        confusion.update(decided, batch.mask)
+        self.task.count(confusion, decided, batch)
         for metric in self.metrics.values():
             metric.update(prediction, decided, batch)
         return decided
@@ -134,9 +134,9 @@ def _without_search() -> Generator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _losses(loss: Loss, prediction: Prediction, mask: Tensor, confusion: Counts) -> dict[str, Tensor]:
+def _losses(loss: Loss, prediction: Prediction, batch: Batch, confusion: Counts) -> dict[str, Tensor]:
     try:
-        terms = loss(prediction, mask)
+        terms = loss(prediction, batch)
     except (RuntimeError, IndexError):
         confusion.compute()  # says so if the mask holds ids that are no class
         raise
@@ -156,8 +156,7 @@ def _means(losses: list[tuple[int, dict[str, Tensor]]]) -> dict[str, float]:
 
 def _alone(batch: Batch, index: int) -> Batch:
     """One sample of a batch, whose others need not stay in memory."""
-    part = slice(index, index + 1)
-    return Batch(batch.images[part].clone(), batch.mask[part].clone(), batch.ids[part])
+    return batch[index : index + 1].clone()
 
 
 def _panel(sample: Batch, predicted: Tensor) -> PanelSample:

@@ -164,7 +164,7 @@ class Trainer:
                 batch = host_batch.to(self.strategy.device)
                 prediction = learning.forward(batch.images)
             with region("loss"):
-                terms = learning.loss(prediction, batch.mask)
+                terms = learning.loss(prediction, batch)
                 add_share(scalars, terms, share)
             with region("backward"):
                 self.strategy.backward(terms.total * share)

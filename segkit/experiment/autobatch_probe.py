@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from segkit.config.recipe import Recipe
-from segkit.contracts import Batch, LabelSpace
+from segkit.contracts import Batch, LabelSpace, Targets
 from segkit.engine import heap, memory
 from segkit.errors import UserError
 from segkit.experiment.assembly import Experiment
@@ -57,7 +57,7 @@ def main() -> None:
                 batch = _drawn(drawn, size).to(strategy.device)
                 with strategy.autocast():
                     prediction = learning.forward(batch.images)
-                strategy.backward(learning.loss(prediction, batch.mask).total)
+                strategy.backward(learning.loss(prediction, batch).total)
                 strategy.step(learning.optimizer, options.clip_norm)
                 del batch, prediction
             _say({"peak": torch.cuda.max_memory_reserved() if on_gpu else _peak_on_host()})
@@ -78,7 +78,7 @@ def _drawn(drawn: dict[str, Any], size: int) -> Batch:
     image_type, mask_type = (getattr(torch, drawn[name]) for name in ("image_type", "mask_type"))
     images = torch.randint(0, 255 if image_type == torch.uint8 else 2, (size, *drawn["image"])).to(image_type)
     mask = torch.randint(0, drawn["classes"], (size, *drawn["mask"])).to(mask_type)
-    return Batch(images, mask, tuple(map(str, range(size))))
+    return Batch(images, Targets(mask), tuple(map(str, range(size))))
 
 
 def _reset_peak(on_gpu: bool) -> None:

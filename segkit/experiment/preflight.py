@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import (
+    Batch,
     DataError,
     LabelSpace,
     Loss,
@@ -26,6 +27,7 @@ from segkit.contracts import (
     Predictor,
     QueryPrediction,
     Sample,
+    Targets,
     Task,
 )
 from segkit.engine import memory
@@ -36,7 +38,7 @@ from segkit.metrics.torchmetric import ListedMetric
 
 MODEL = "model(images: Tensor) -> segkit.contracts.Prediction"
 PREDICTOR = "predictor(images: Tensor) -> segkit.contracts.Prediction"
-LOSS = "loss(prediction: segkit.contracts.Prediction, mask: Tensor) -> segkit.contracts.LossTerms"
+LOSS = "loss(prediction: segkit.contracts.Prediction, batch: segkit.contracts.Batch) -> segkit.contracts.LossTerms"
 
 EDGE = 64
 """Of the images that are tried first; models that take images of some sizes only are tried with those of training."""
@@ -69,10 +71,10 @@ def check(
             images = _like(sample, images)
             prediction = _called(model, MODEL, "model", strategy, images)
         _check_prediction(prediction, "model", model, MODEL, images, task.labels)
-        mask = _mask(task, images)
+        batch = Batch(images, Targets(_mask(task, images)), tuple(map(str, range(len(images)))))
         with torch.enable_grad():
             leaves = _leaves(prediction)
-            terms = _called(loss, LOSS, "loss", None, prediction, mask)
+            terms = _called(loss, LOSS, "loss", None, prediction, batch)
             _check_terms(terms, loss)
             _check_gradient(terms.total, leaves, loss)
         model.eval()
@@ -81,7 +83,7 @@ def check(
             prediction = _called(predictor, PREDICTOR, "predictor", strategy, images[:1])
             _check_prediction(prediction, "predictor", predictor, PREDICTOR, images[:1], task.labels)
             if evaluates_loss:
-                _check_terms(_called(loss, LOSS, "loss", None, prediction, mask[:1]), loss)
+                _check_terms(_called(loss, LOSS, "loss", None, prediction, batch[:1]), loss)
 
 
 def check_metrics(metrics: Iterable[ListedMetric]) -> None:
@@ -240,6 +242,8 @@ def kind(part: Any) -> str:
 
 def described(value: Any) -> str:
     """What `value` is, for people to read: its type, and the shape of tensors in it."""
+    if isinstance(value, Batch):
+        return f"a Batch of images, {described(value.images)}, with targets.mask, {described(value.mask)}"
     if isinstance(value, Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
     if isinstance(value, (list, tuple)) and value:

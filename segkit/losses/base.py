@@ -15,7 +15,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from segkit.contracts import ClassWeightMethod, LossTerms, Prediction, UserError, integer_mask
+from segkit.contracts import Batch, ClassWeightMethod, LossTerms, Prediction, UserError, integer_mask
 from segkit.losses.tiled.class_sums import ClassSums, class_sums
 from segkit.losses.tiled.probabilities import Reading, check_in_range
 
@@ -117,8 +117,9 @@ class SegmentationLoss(nn.Module, ABC):
             at_least_zero(f"auxiliary_weight{name and '.' + name}", weight)
         self.register_buffer("weights", _checked(self.class_weights, self.num_classes), persistent=False)
 
-    def forward(self, prediction: Prediction, mask: Tensor) -> LossTerms:
-        return self.over(self.heads(prediction, mask, even=self.wants_even))
+    def forward(self, prediction: Prediction, batch: Batch | Tensor) -> LossTerms:
+        """The loss of a batch, or of its mask alone."""
+        return self.over(self.heads(prediction, mask_of(batch), even=self.wants_even))
 
     def heads(self, prediction: Prediction, mask: Tensor, *, even: bool) -> dict[str, Head]:
         """The main head, as "", and the auxiliary ones by name. Raises UserError for shapes that do not fit."""
@@ -199,6 +200,11 @@ def _checked(class_weights: Sequence[float] | str | None, num_classes: int) -> T
             f"loss.class_weights={list(class_weights)}; allowed: finite numbers from 0 up, not all of them 0"
         )
     return torch.tensor(list(class_weights), dtype=torch.float64)
+
+
+def mask_of(batch: Batch | Tensor) -> Tensor:
+    """The mask that a loss is called with, within its batch or alone, as in a training loop of one's own."""
+    return batch if isinstance(batch, Tensor) else batch.targets.mask
 
 
 def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:

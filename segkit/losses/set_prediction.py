@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from segkit.contracts import LossTerms, Prediction, QueryPrediction, UserError, integer_mask
-from segkit.losses.base import at_least_zero, positive
+from segkit.contracts import Batch, LossTerms, Prediction, QueryPrediction, UserError, integer_mask
+from segkit.losses.base import at_least_zero, mask_of, positive
 
 
 class Segments(NamedTuple):
@@ -99,7 +99,8 @@ class SetPredictionLoss(nn.Module):
             positive("num_points", num_points)
         self.num_points = num_points
 
-    def forward(self, prediction: Prediction, mask: Tensor) -> LossTerms:
+    def forward(self, prediction: Prediction, batch: Batch | Tensor) -> LossTerms:
+        mask = mask_of(batch)
         if mask.ndim != 3:
             raise UserError("loss=set_prediction: the masks have one channel a class; allowed: masks of class ids")
         if not prediction.queries:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segkit.contracts import LossTerms, Prediction, UserError
-from segkit.losses.base import SegmentationLoss, at_least_zero
+from segkit.contracts import Batch, LossTerms, Prediction, UserError
+from segkit.losses.base import SegmentationLoss, at_least_zero, mask_of
 
 
 class WeightedLoss(nn.Module):
@@ -33,9 +33,9 @@ class WeightedLoss(nn.Module):
             found = "; ".join(f"{name}: {reading}" for name, reading in readings.items())
             raise UserError(f"loss.terms differ in num_classes, ignore_index or multilabel ({found}); all must agree")
 
-    def forward(self, prediction: Prediction, mask: Tensor) -> LossTerms:
+    def forward(self, prediction: Prediction, batch: Batch | Tensor) -> LossTerms:
         losses = self._losses()
-        heads = losses[0][1].heads(prediction, mask, even=any(loss.wants_even for _, loss in losses))
+        heads = losses[0][1].heads(prediction, mask_of(batch), even=any(loss.wants_even for _, loss in losses))
         total, parts = prediction.logits.new_zeros(()), dict[str, Tensor]()
         for name, loss in losses:
             terms = loss.over(heads)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkit.contracts import Batch, Prediction, Task, UserError
+from segkit.contracts import Batch, Prediction, Targets, Task, UserError
 from segkit.metrics.torchmetric import ListedMetric
 
 # An image; and several of other sizes, one of a single class, one without a valid pixel.
@@ -114,7 +114,7 @@ def _example(task: Task, size: Sequence[int], number: int) -> tuple[Prediction, 
     mask[..., : size[0] if number == 3 else 2, :] = task.labels.ignore_index
     prediction = Prediction(logits)
     images = torch.zeros(2, 3, *size, dtype=torch.uint8)
-    return prediction, task.decide(prediction, size), Batch(images, mask, ("0", "1"))
+    return prediction, task.decide(prediction, size), Batch(images, Targets(mask), ("0", "1"))
 
 
 def _kind(listed: ListedMetric) -> str:

@@ -43,13 +43,11 @@ class TrialConfig:
     overrides: Sequence[str]
 
 
-def read(folder: Path, output_subdir: str | None) -> TrialConfig | None:
-    """What Hydra left of the composed config of the run in `folder`; None where that is not to be had."""
-    if output_subdir is None:
-        return None
+def read(folder: Path) -> TrialConfig | None:
+    """What was left of the composed config of the run in `folder`; None where that is not to be had."""
     try:
-        values = OmegaConf.load(folder / output_subdir / "config.yaml")
-        hydra: Any = OmegaConf.load(folder / output_subdir / "hydra.yaml")
+        values = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        hydra: Any = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
         choices = dict(hydra.hydra.runtime.choices)
         overrides = unresolved(hydra.hydra.overrides.task)
     except (OSError, OmegaConfBaseException, ValueError):

@@ -54,7 +54,7 @@ def write_results(
 def _write_best(sweep: Sweep, best: FrozenTrial, folder: Path, loader: ConfigLoader, config: DictConfig) -> list[Path]:
     """The files that make the best trial's config an experiment; none where its config is not to be had."""
     place = folder / "conf" / "experiment" / "best.yaml"
-    trial = best_config.read(Path(str(best.user_attrs.get(FOLDER))), config.hydra.output_subdir)
+    trial = best_config.read(Path(str(best.user_attrs.get(FOLDER))))
     if trial is None:
         place.unlink(missing_ok=True)  # of an earlier best trial
         return []

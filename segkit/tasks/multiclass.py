@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segkit.contracts import Counts, LabelSpace, Prediction
+from segkit.contracts import Batch, Counts, LabelSpace, Prediction, integer_mask
 from segkit.logits import resized_argmax
 from segkit.metrics.scores import Scores, scores
 
@@ -31,6 +31,12 @@ class Multiclass:
         from segkit.metrics.confusion import ConfusionMatrix  # torchmetrics takes seconds; no training step needs it
 
         return ConfusionMatrix(self.labels.num_classes, self.labels.ignore_index)
+
+    def count(self, counts: Counts, decided: Tensor, batch: Batch) -> None:
+        counts.update(decided, batch.targets.mask)
+
+    def num_targets(self, batch: Batch) -> Tensor:
+        return (integer_mask(batch.targets.mask, self.labels.ignore_index) != self.labels.ignore_index).sum()
 
     def scores(self, counts: Tensor) -> Scores:
         return scores(counts)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segkit.contracts import Counts, LabelSpace, Prediction
+from segkit.contracts import Batch, Counts, LabelSpace, Prediction, integer_mask
 from segkit.logits import resized_signs
 from segkit.metrics.scores import Scores, layer_scores
 
@@ -31,6 +31,12 @@ class Multilabel:
         from segkit.metrics.confusion import LayerCounts  # torchmetrics takes seconds; no training step needs it
 
         return LayerCounts(self.labels.num_classes, self.labels.ignore_index)
+
+    def count(self, counts: Counts, decided: Tensor, batch: Batch) -> None:
+        counts.update(decided, batch.targets.mask)
+
+    def num_targets(self, batch: Batch) -> Tensor:
+        return (integer_mask(batch.targets.mask, self.labels.ignore_index) != self.labels.ignore_index).sum()
 
     def scores(self, counts: Tensor) -> Scores:
         return layer_scores(counts)

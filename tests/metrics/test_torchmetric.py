@@ -12,7 +12,7 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
-from segkit.contracts import Batch, LabelSpace, Metric, Prediction
+from segkit.contracts import Batch, LabelSpace, Metric, Prediction, Targets
 from segkit.metrics.torchmetric import ListedMetric
 from segkit.tasks.kinds import task_of
 
@@ -30,7 +30,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def give(listed: Metric, logits: torch.Tensor, decided: torch.Tensor, mask: torch.Tensor) -> None:
     images = torch.zeros(len(mask), 3, *mask.shape[-2:], dtype=torch.uint8)
-    listed.update(Prediction(logits), decided, Batch(images, mask, ("0", "1")))
+    listed.update(Prediction(logits), decided, Batch(images, Targets(mask), ("0", "1")))
 
 
 def test_labels_of_valid_pixels() -> None:

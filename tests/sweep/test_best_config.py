@@ -45,7 +45,7 @@ def write(tmp_path: Path, overrides: Sequence[str], own: Path | None = None) -> 
     """The config of a trial with these overrides, and the folder of its best config."""
     values, config = composed(overrides, own)
     leave(tmp_path / "trial", values, config)
-    trial = best_config.read(tmp_path / "trial", ".hydra")
+    trial = best_config.read(tmp_path / "trial")
     assert trial is not None
     loader = GlobalHydra.instance().config_loader()
     conf = tmp_path / "conf"
@@ -129,7 +129,7 @@ def test_how_a_killed_trial_was_told_to_go_on_is_no_part_of_its_config(tmp_path:
     base, config = composed(["seed=3"])
     values, hydra = composed(["seed=3", "optimizer.lr=0.5", "resume=auto", "+extra=1"])
     leave(tmp_path / "trial", values, hydra)
-    trial = best_config.read(tmp_path / "trial", ".hydra")
+    trial = best_config.read(tmp_path / "trial")
     assert trial is not None
     clean = best_config.without(trial, ["resume=auto", "+extra=1"], config)
     assert clean.values == {**base, "optimizer": {**base["optimizer"], "lr": 0.5}}
@@ -137,5 +137,4 @@ def test_how_a_killed_trial_was_told_to_go_on_is_no_part_of_its_config(tmp_path:
 
 
 def test_a_trial_without_files_of_hydra_has_none(tmp_path: Path):
-    assert best_config.read(tmp_path, ".hydra") is None
-    assert best_config.read(tmp_path, None) is None
+    assert best_config.read(tmp_path) is None

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MultilabelAUROC, MultilabelF1Score
 
-from segkit.contracts import Batch, DataError, LabelSpace, Prediction
+from segkit.contracts import Batch, DataError, LabelSpace, Prediction, Targets
 from segkit.metrics.confusion import LayerCounts
 from segkit.metrics.scores import layer_scores
 from segkit.metrics.torchmetric import ListedMetric
@@ -97,7 +97,7 @@ def test_listed_metrics_get_a_label_or_probability_for_each_class() -> None:
     for metric, kind in ((MultilabelF1Score(3), "labels"), (MultilabelAUROC(3), "probabilities")):
         listed = ListedMetric(metric, name="score", task=task_of(LAYERS), input=kind)  # pyright: ignore[reportArgumentType]
         listed.update(
-            Prediction(logits), (logits > 0).to(torch.uint8), Batch(torch.zeros(2, 3, 4, 4), mask, ("a", "b"))
+            Prediction(logits), (logits > 0).to(torch.uint8), Batch(torch.zeros(2, 3, 4, 4), Targets(mask), ("a", "b"))
         )
         expected = metric.clone()
         expected.reset()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from segkit.contracts import Batch, DataError, Sample, UserError
+from segkit.contracts import Batch, DataError, Sample, Targets, UserError
 from segkit.errors import RunFailure
 
 REPLACEMENTS = 100  # tried for a sample that cannot be used, before giving up
@@ -88,7 +88,7 @@ def _stack(samples: list[Sample]) -> Batch:
     masks = [sample.mask if sample.mask.ndim == 2 else np.moveaxis(sample.mask, -1, 0) for sample in samples]
     mask = _empty((len(masks), *masks[0].shape), np.result_type(*masks))
     np.stack(masks, out=mask.numpy())
-    return Batch(images_BCHW, mask, tuple(sample.id for sample in samples))
+    return Batch(images_BCHW, Targets(mask), tuple(sample.id for sample in samples))
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import torch
-
 from segkit.contracts import Batch
 
 HELD_BYTES = 256 << 20
@@ -44,22 +42,15 @@ def equal_sizes(batches: Iterable[Batch], batch_size: int, *, held_bytes: int = 
 def _joined(batches: list[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
-    joined = Batch(
-        torch.cat([batch.images for batch in batches]),
-        torch.cat([batch.mask for batch in batches]),
-        tuple(id for batch in batches for id in batch.ids),
-    )
+    joined = Batch.joined(batches)
     return joined.pin_memory() if batches[0].images.is_pinned() else joined
 
 
 def _split(batch: Batch, size: int) -> tuple[Batch, Batch]:
     if len(batch) == size:
-        return batch, Batch(batch.images[:0], batch.mask[:0], ())
-    return (
-        Batch(batch.images[:size], batch.mask[:size], batch.ids[:size]),
-        # Copied, or it would keep the memory of the whole.
-        Batch(batch.images[size:].clone(), batch.mask[size:].clone(), batch.ids[size:]),
-    )
+        return batch, batch[:0]
+    # Copied, or it would keep the memory of the whole.
+    return batch[:size], batch[size:].clone()
 
 
 def _bytes(batch: Batch) -> int:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.contracts import Batch
+from segkit.contracts import Batch, Targets
 from segkit.data.workers.same_size import equal_sizes
 
 ONE_SAMPLE = 4 * 10 * 10
@@ -16,7 +16,7 @@ ONE_SAMPLE = 4 * 10 * 10
 
 def sample(number: int, edge: int, dtype: torch.dtype = torch.uint8) -> Batch:
     pixels = torch.full((1, 3, 10, edge), number, dtype=dtype)
-    return Batch(pixels, pixels[:, 0].to(torch.uint8), (str(number),))
+    return Batch(pixels, Targets(pixels[:, 0].to(torch.uint8)), (str(number),))
 
 
 @settings(max_examples=100, deadline=None)
