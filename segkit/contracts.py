@@ -6,13 +6,15 @@ Shape suffixes: B batch, C classes or channels, H W full-size pixels, h w pixels
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from segkit.errors import DataError, UserError
 
@@ -36,6 +38,7 @@ __all__ = [
     "Sample",
     "SampleSource",
     "Schedule",
+    "Strategy",
     "Targets",
     "Task",
     "Tracker",
@@ -301,6 +304,76 @@ class ProgressAware(Protocol):
     def set_progress(self, done: float) -> None:
         """Before every optimizer step: the share of the run's steps that is done, from 0 up to, but not, 1."""
         ...
+
+
+class Strategy(Protocol):
+    """Precision and placement: the one seam between the loop and the hardware.
+
+    A strategy runs the loop in one process or in several, of which each sees its share of every batch. Whatever is
+    decided is decided on values that all of them have: `reduce`, `any`.
+
+    Attributes:
+        device: where this process computes.
+        precision: fp32, bf16 or fp16.
+        rank: the number of this process, from 0.
+        world_size: how many processes there are.
+        scales_gradients: whether steps whose gradients overflow are left out, of the strategy's own accord.
+    """
+
+    device: torch.device
+    precision: Literal["fp32", "bf16", "fp16"]
+    rank: int
+    world_size: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run folder."""
+        ...
+
+    @property
+    def scales_gradients(self) -> bool: ...
+
+    def prepare(self, model: nn.Module, *, channels_last: bool) -> nn.Module:
+        """The model on its device, wrapped if need be; to be called before an optimizer is made of it."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]: ...
+
+    def accumulating(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[Any]:
+        """Around forward and backward of a micro-batch: gradients need not be summed over processes before the last."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`, this process's part of the step's loss, to the sum over all processes."""
+        ...
+
+    def all_finite(self, loss: Tensor, optimizer: Optimizer) -> Tensor:
+        """Whether `loss` and the gradients at hand are finite, a bool scalar."""
+        ...
+
+    def step(self, optimizer: Optimizer, clip_norm: float | None) -> Tensor | None:
+        """One optimizer step on the gradients at hand, which are cleared. The gradient norm if it was clipped."""
+        ...
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, the same in each."""
+        ...
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process."""
+        ...
+
+    def full_state(self, model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The state dicts of model and optimizer as one process without a wrapper would have them."""
+        ...
+
+    def load_full_state(
+        self, model: nn.Module, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]
+    ) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Schedule(Protocol):

@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segkit.contracts import Batch, Counts, EvaluationData, Loss, Metric, Prediction, Predictor, Task
+from segkit.contracts import Batch, Counts, EvaluationData, Loss, Metric, Prediction, Predictor, Strategy, Task
 from segkit.engine import heap
-from segkit.engine.strategy.single_device import SingleDevice
 
 # Sizes of batches after which memory is given back to the system.
 SIZES_HELD = 16
@@ -68,7 +67,7 @@ class Evaluator:
 
     @torch.inference_mode()
     def __call__(
-        self, model: nn.Module, strategy: SingleDevice, *, on_batch: Callable[[int], None] = lambda done: None
+        self, model: nn.Module, strategy: Strategy, *, on_batch: Callable[[int], None] = lambda done: None
     ) -> Evaluation:
         """Evaluate `model`, calling `on_batch` with the number of samples done. Leaves it in evaluation mode."""
         model.eval()
@@ -99,7 +98,7 @@ class Evaluator:
                     if len(sizes) % SIZES_HELD == 0:
                         heap.give_back()
         heap.give_back()  # whole images leave other gaps than crops fill
-        counts = confusion.compute()
+        counts = strategy.reduce(confusion.compute())
         scores = self.task.scores(counts).named(self.task.labels.names)
         for metric in self.metrics.values():
             scores |= metric.compute()

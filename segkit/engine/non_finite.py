@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from segkit.config.schema import NonFiniteSettings
-from segkit.contracts import Batch
+from segkit.contracts import Batch, Strategy
 from segkit.engine.scalars import PendingStep
 from segkit.engine.state import TrainState
-from segkit.engine.strategy.single_device import SingleDevice
 from segkit.errors import RunFailure
 from segkit.run.checkpoint import Content
 
@@ -38,7 +37,7 @@ class NonFiniteGuard:
     fp16 the gradient scaler leaves out steps of its own accord while it finds its scale; they do not count here.
     """
 
-    def __init__(self, settings: NonFiniteSettings, model: nn.Module, strategy: SingleDevice):
+    def __init__(self, settings: NonFiniteSettings, model: nn.Module, strategy: Strategy):
         self._settings = settings
         self._strategy = strategy
         self._skips = settings.policy == "skip"
@@ -51,7 +50,7 @@ class NonFiniteGuard:
 
     def refuses(self, loss: Tensor, optimizer: Optimizer) -> bool:
         """Whether the step is to be skipped; if so, all that the forward and backward pass changed is undone."""
-        if not self._skips or bool(self._strategy.all_finite(loss, optimizer)):
+        if not self._skips or not self._strategy.any(not bool(self._strategy.all_finite(loss, optimizer))):
             return False
         for buffer, before in zip(self._buffers, self._before, strict=True):
             buffer.copy_(before)

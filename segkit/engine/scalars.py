@@ -13,7 +13,7 @@ from torch import Tensor
 from segkit.contracts import LossTerms
 
 
-def add_share(scalars: dict[str, Tensor], terms: LossTerms, share: float) -> None:
+def add_share(scalars: dict[str, Tensor], terms: LossTerms, share: Tensor | float) -> None:
     """Add a micro-batch's share of the loss and of its parts to the scalars of the step."""
     for name, value in {"loss": terms.total, **{f"loss/{n}": v for n, v in terms.parts.items()}}.items():
         value = value.detach() * share

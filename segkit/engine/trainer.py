@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from segkit.config.schema import TrainerSettings
-from segkit.contracts import Batch, ProgressAware, TrainingData
+from segkit.contracts import Batch, ProgressAware, Strategy, TrainingData
 from segkit.engine import memory, snapshot
 from segkit.engine.cadence import Cadence, total_steps
 from segkit.engine.components import Learning
@@ -23,7 +24,6 @@ from segkit.engine.profiling import Profile, StepProfile
 from segkit.engine.scalars import PendingStep, ScalarQueue, add_share
 from segkit.engine.signals import AskedToStop, Interrupts
 from segkit.engine.state import TrainState
-from segkit.engine.strategy.single_device import SingleDevice
 from segkit.errors import RunFailure, UserError
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Trainer:
         evaluator: Evaluator,
         recording: Recording,
         *,
-        strategy: SingleDevice,
+        strategy: Strategy,
         settings: TrainerSettings,
     ):
         self.learning = learning
@@ -62,14 +62,17 @@ class Trainer:
         self._scalars = ScalarQueue()
         self._interrupts = Interrupts()
 
-    def fit(self) -> Literal["completed", "stopped"]:
-        """Train, evaluate and save until the end, or until `trainer.stop_after_steps` have been trained here.
+    def fit(self, until: int | None = None) -> Literal["completed", "stopped"]:
+        """Train, evaluate and save until the end, or until step `until`; called again, it goes on from there.
+
+        Without `until`, `trainer.stop_after_steps` says how many steps are trained here.
 
         Raises Interrupted after a signal, with a checkpoint saved, and RunFailure when memory runs out, numbers
         diverge, or the last state finds no room, with the last good checkpoint kept.
         """
-        here = self.settings.stop_after_steps
-        end = self.total_steps if here is None else min(self.state.step + here, self.total_steps)
+        if until is None and self.settings.stop_after_steps is not None:
+            until = self.state.step + self.settings.stop_after_steps
+        end = self.total_steps if until is None else min(until, self.total_steps)
         self.recording.display.start(
             total_steps=self.total_steps, steps_per_epoch=self.data.steps_per_epoch, done_steps=self.state.step
         )
@@ -93,10 +96,9 @@ class Trainer:
         if self._is_over:
             return "completed"
         log.info(
-            "stopped at step %d of %d (trainer.stop_after_steps=%d). Go on with resume=%s",
+            "stopped at step %d of %d, as asked for. Go on with resume=%s",
             self.state.step,
             self.total_steps,
-            here,
             self.recording.folder.path,
         )
         return "stopped"
@@ -150,26 +152,26 @@ class Trainer:
         self._profile.step_done(len(ids))
 
     def train_step(self, micro_batches: list[Batch]) -> dict[str, Tensor]:
-        """One optimizer step on the mean loss over the images of all micro-batches; the step's scalars."""
+        """One optimizer step on the mean loss over what counts in all micro-batches; the step's scalars."""
         learning, region = self.learning, self._profile.region
         learning.model.train()
         for module in self._progress_aware:
             module.set_progress(self.state.step / self.total_steps)
         self._guard.before_step()
-        num_images = sum(len(batch) for batch in micro_batches)
         scalars: dict[str, Tensor] = {}
-        for host_batch in micro_batches:
-            share = len(host_batch) / num_images
-            with region("forward"), self.strategy.autocast():
-                batch = host_batch.to(self.strategy.device)
-                prediction = learning.forward(batch.images)
-            with region("loss"):
-                terms = learning.loss(prediction, batch)
-                add_share(scalars, terms, share)
-            with region("backward"):
-                self.strategy.backward(terms.total * share)
+        batches = [batch.to(self.strategy.device) for batch in micro_batches]
+        for number, (batch, share) in enumerate(zip(batches, self._shares(batches), strict=True), start=1):
+            with self.strategy.accumulating(learning.model, is_last=number == len(batches)):
+                with region("forward"), self.strategy.autocast():
+                    prediction = learning.forward(batch.images)
+                with region("loss"):
+                    terms = learning.loss(prediction, batch)
+                    add_share(scalars, terms, share)
+                with region("backward"):
+                    self.strategy.backward(terms.total * share)
+        scalars = {name: self.strategy.reduce(value) for name, value in scalars.items()}
         self.state.step += 1
-        self.state.images_seen += num_images
+        self.state.images_seen += sum(len(batch) for batch in micro_batches) * self.strategy.world_size
         with region("optimizer"):
             if self._guard.refuses(scalars["loss"], learning.optimizer):
                 self._guard.count_skipped(self.state, micro_batches)
@@ -180,6 +182,16 @@ class Trainer:
                     learning.ema.update(learning.model)
             learning.schedule.step()
         return scalars
+
+    def _shares(self, batches: list[Batch]) -> Sequence[Tensor | float]:
+        """The weight of each micro-batch in the step's loss: its share of the targets of all, in all processes.
+
+        So the loss of a step is that of one large batch, however it is divided, where a loss is a mean over targets.
+        """
+        if len(batches) == self.strategy.world_size == 1:
+            return [1.0]
+        numbers = torch.stack([self.evaluator.task.num_targets(batch) for batch in batches])
+        return (numbers / self.strategy.reduce(numbers.sum()).clamp_min(1)).unbind()
 
     def _log_step(self, step: PendingStep) -> None:
         record = step.record | step.read()
@@ -268,7 +280,7 @@ class Trainer:
         self._saved_step = self.state.step
 
     def _stop_if_asked(self) -> None:
-        if self._interrupts.received is None:
+        if not self.strategy.any(self._interrupts.received is not None):
             return
         self._finish_log()
         path = self.save()

@@ -12,7 +12,7 @@ from torch import nn
 
 from segkit.config.recipe import Recipe, Trust
 from segkit.config.schema import TrainerSettings
-from segkit.contracts import LabelSpace, Loss, Predictor, ReadingTransform, SampleSource, Task, Transform
+from segkit.contracts import LabelSpace, Loss, Predictor, ReadingTransform, SampleSource, Strategy, Task, Transform
 from segkit.data.datasets.decoded_cache import with_decoded_cache
 from segkit.data.datasets.source import Split
 from segkit.data.loader import EvaluationLoader, TrainLoader, default_workers
@@ -75,7 +75,7 @@ class Experiment:
         return options if batch_size is None else options.model_copy(update={"batch_size": batch_size})
 
     @cached_property
-    def strategy(self) -> SingleDevice:
+    def strategy(self) -> Strategy:
         return self.recipe.replaced(
             {"trainer.strategy.device": self._device, "trainer.strategy.precision": self._precision}
         ).build("trainer.strategy")
@@ -232,7 +232,7 @@ class TrainedExperiment(Experiment):
         self.content = content
 
     @cached_property
-    def strategy(self) -> SingleDevice:
+    def strategy(self) -> Strategy:
         """One device, whatever the training ran on."""
         return SingleDevice(self._device, self._precision)
 

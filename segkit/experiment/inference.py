@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segkit.config import instantiate
-from segkit.contracts import Prediction, Predictor, Task
-from segkit.engine.strategy.single_device import Precision, SingleDevice
+from segkit.contracts import Prediction, Predictor, Strategy, Task
+from segkit.engine.strategy.single_device import Precision
 from segkit.errors import UserError
 from segkit.experiment.accepted_images import AcceptedImages, kind_of_training
 from segkit.experiment.assembly import TrainedExperiment, of_checkpoint
@@ -29,7 +29,7 @@ class TrainedModel(nn.Module):
         self,
         model: nn.Module,
         predictor: Predictor,
-        strategy: SingleDevice,
+        strategy: Strategy,
         task: Task,
         images: AcceptedImages,
     ):

@@ -27,11 +27,11 @@ from segkit.contracts import (
     Predictor,
     QueryPrediction,
     Sample,
+    Strategy,
     Targets,
     Task,
 )
 from segkit.engine import memory
-from segkit.engine.strategy.single_device import SingleDevice
 from segkit.errors import RunFailure, UserError
 from segkit.metrics import probing
 from segkit.metrics.torchmetric import ListedMetric
@@ -51,7 +51,7 @@ def check(
     *,
     task: Task,
     in_channels: int,
-    strategy: SingleDevice,
+    strategy: Strategy,
     sample: Callable[[], Sample],
     evaluates_loss: bool = True,
 ) -> None:
@@ -160,7 +160,7 @@ def _leaves(prediction: Prediction) -> list[Tensor]:
     return leaves
 
 
-def _called(part: Any, signature: str, key: str, strategy: SingleDevice | None, *arguments: Any) -> Any:
+def _called(part: Any, signature: str, key: str, strategy: Strategy | None, *arguments: Any) -> Any:
     """What the call gives. Raises UserError, with the place in the code, for whatever it raises."""
     try:
         if strategy is None:

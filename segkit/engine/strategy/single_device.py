@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class SingleDevice:
-    """One device, with autocast and, for fp16, a gradient scaler.
+    """A `contracts.Strategy` of one process: one device, with autocast and, for fp16, a gradient scaler.
 
     Args:
         device: "auto" (the first CUDA device, else the CPU) or a device PyTorch knows, such as "cuda:1".
@@ -25,6 +25,10 @@ class SingleDevice:
     Raises:
         UserError: a device that is not there.
     """
+
+    rank = 0
+    world_size = 1
+    is_main = True
 
     def __init__(self, device: str = "auto", precision: Precision = "auto"):
         self.device = _device(device)
@@ -42,6 +46,9 @@ class SingleDevice:
             enabled=self.precision != "fp32",
             cache_enabled=True,
         )
+
+    def accumulating(self, model: nn.Module, *, is_last: bool) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()  # pyright: ignore[reportUnknownMemberType]
@@ -70,8 +77,20 @@ class SingleDevice:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def unwrap(self, model: nn.Module) -> nn.Module:
-        return model
+    def reduce(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def full_state(self, model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+        return model.state_dict(), optimizer.state_dict()
+
+    def load_full_state(
+        self, model: nn.Module, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]
+    ) -> None:
+        model.load_state_dict(model_state)
+        optimizer.load_state_dict(optimizer_state)
 
     def state_dict(self) -> dict[str, Any]:
         return self._scaler.state_dict()
