@@ -74,8 +74,8 @@ def _check_members(listed: ListedMetric) -> None:
     kinds = {ListedMetric(member, name="", labels=listed.labels).takes_images for member in members}
     if len(kinds) > 1:
         raise UserError(
-            f"metrics.{listed.name}: {_kind(listed)} holds metrics of images and metrics of pixels, which are not given "
-            "the same; allowed: a name of its own for each, metrics.NAME.metric"
+            f"metrics.{listed.name}: {_kind(listed)} holds metrics of images and metrics of pixels, which are given "
+            "different things; allowed: a name of its own for each, metrics.NAME.metric"
         )
 
 
@@ -97,10 +97,10 @@ def _fault_as_it_is(listed: ListedMetric) -> str | None:
                 f"it gives {len(one)} numbers for one evaluation and {len(several)} for another, as curves do; "
                 "allowed: as many for every data set, such as with a number of thresholds"
             )
-        if not listed.takes_images and _differ(several, _scores(listed, [_pooled(examples)])):
-            # But for those that draw random numbers.
-            if not _differ(several, _scores(listed, examples)):
-                return "its scores depend on how pixels are divided into batches"
+        depends_on_batches = not listed.takes_images and _differ(several, _scores(listed, [_pooled(examples)]))
+        draws_random_numbers = depends_on_batches and _differ(several, _scores(listed, examples))
+        if depends_on_batches and not draws_random_numbers:
+            return "its scores depend on how pixels are divided into batches"
     except Exception as error:  # whatever a metric raises when it is given what it was not made for
         said = " ".join(str(error).split())
         return f"{type(error).__name__}{said and ': ' + said}".rstrip(".")

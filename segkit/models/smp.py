@@ -115,7 +115,7 @@ class SmpSegmenter(nn.Module):
     def forward(self, images: Tensor) -> Prediction:
         height, width = images.shape[-2:]
         padded = self.sizing.pad(self.normalize(images))
-        # With a shallower encoder, or another upsampling, smp's logits have another size: they lie over the padding too.
+        # With a shallower encoder or another upsampling smp's logits have another size; they lie over the padding too.
         logits = resize_logits(self.network(padded), padded.shape[-2:])
         return Prediction(logits[:, :, :height, :width])
 

@@ -102,7 +102,11 @@ def test_an_ignored_id_that_uint8_cannot_hold_makes_masks_of_int32() -> None:
     ("mask", "error", "message"),
     [
         (np.zeros((2, 2), np.float32), UserError, "the mask of 0 is float32; allowed: integers, such as uint8"),
-        (np.array([[0, 5, 100]]), DataError, r"the mask of 0 holds ids 5\.\.5; allowed: 0\.\.1 and dataset.ignore_inde"),
+        (
+            np.array([[0, 5, 100]]),
+            DataError,
+            r"the mask of 0 holds ids 5\.\.5; allowed: 0\.\.1 and dataset\.ign",
+        ),
         (np.array([[0, 256 + 100]]), DataError, r"ids 356\.\.356"),
         (np.array([[0, -1]], np.int8), DataError, r"ids -1\.\.-1"),
     ],

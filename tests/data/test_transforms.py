@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from segkit.config import instantiate
-from segkit.contracts import Sample, UserError
+from segkit.contracts import LabelSpace, Sample, UserError
 from segkit.data.augmentation import augmented
 from segkit.data.transforms import AlbumentationsTransform, random_crop, resize
 
@@ -42,6 +42,8 @@ def preset(name: str, ignore_index: int = 255) -> Apply:
 
 
 class Repeated:
+    labels = LabelSpace(tuple("abcdefghij"), ((0, 0, 0),) * 10)
+
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from segkit.config import instantiate
 from segkit.contracts import Prediction, QueryPrediction, UserError
-from tests.conftest import REPOSITORY
 from tests.config.test_options import compose
+from tests.conftest import REPOSITORY
 
 # 100 fits all types; 2 and 3 are classes too, so that what is wrongly taken for a class shows.
 IGNORE, CLASSES = 100, 4
@@ -104,5 +104,3 @@ def test_an_id_is_not_taken_for_an_ignored_one_that_its_type_cannot_hold(ids: in
     loss, mask = instantiate.build(node, "loss"), torch.full((1, 2, 2), ids, dtype=torch.uint8)
     total = loss(Prediction(torch.zeros(1, 256, 2, 2)), mask).total
     torch.testing.assert_close(total, torch.tensor(256.0).log())
-
-

@@ -28,7 +28,9 @@ THREE, TWO, LAYERS = (
 )
 ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("min_precision", "min_recall", "min_sensitivity", "min_specificity"), 0.5),
-    **{"beta": 2.0, "num_groups": 2, "data_range": 2.0},
+    "beta": 2.0,
+    "num_groups": 2,
+    "data_range": 2.0,
 }
 FAMILIES = {"Multiclass": THREE, "Binary": TWO, "Multilabel": LAYERS}
 # Those that take more than predictions and truth, and curves, of as many numbers as there are pixels.
@@ -106,8 +108,7 @@ def test_it_scores_the_valid_pixels_or_is_refused_by_name(name: str) -> None:
         listed = ListedMetric(made(name), name="mine", labels=labels, input=given)
         try:
             check(listed)
-        except UserError as refusal:
-            assert str(refusal).startswith("metrics.mine")
+        except UserError:  # what it says is tested below
             continue
         works = True
         for logits, predicted, mask in batches(labels):
