@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkit.contracts import DataError, LabelSpace, LossTerms, Prediction, Predictor, QueryPrediction, Sample
+from segkit.contracts import DataError, LabelSpace, Loss, LossTerms, Prediction, Predictor, QueryPrediction, Sample
 from segkit.engine import memory
 from segkit.engine.strategy.base import SingleDevice
 from segkit.errors import RunFailure, UserError
@@ -34,7 +34,7 @@ EDGE = 64
 
 def check(
     model: nn.Module,
-    loss: nn.Module,
+    loss: Loss,
     make_predictor: Callable[[nn.Module], Predictor],
     *,
     labels: LabelSpace,
@@ -50,7 +50,7 @@ def check(
         sample: reads a sample as it is trained on; asked for only when images of `EDGE` pixels do not do.
         evaluates_loss: whether the loss is computed in evaluation too.
     """
-    with undisturbed(strategy.device, model, loss):
+    with undisturbed(strategy.device, model, *([loss] if isinstance(loss, nn.Module) else [])):
         images = torch.randint(256, (2, in_channels, EDGE, EDGE), dtype=torch.uint8, device=strategy.device)
         model.train()
         try:

@@ -15,6 +15,8 @@ from segkit.models.atrous import leave_out_unseen_taps
 from segkit.models.backbone import Sizing, checkpoint_gradients
 from segkit.models.batch_norm import accept_single_values
 from segkit.models.normalization import Normalize, Statistics
+from segkit.models.timm_source import build
+from segkit.resizing import resize_logits
 
 Decoder = Literal[
     "unet",
@@ -127,7 +129,9 @@ class SmpSegmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         height, width = images.shape[-2:]
-        logits = self.network(self.sizing.pad(self.normalize(images)))
+        padded = self.sizing.pad(self.normalize(images))
+        # With a shallower encoder or another upsampling smp's logits have another size; they lie over the padding too.
+        logits = resize_logits(self.network(padded), padded.shape[-2:])
         return Prediction(logits[:, :, :height, :width])
 
     @torch.no_grad()
