@@ -36,17 +36,17 @@ def is_users(error: Exception) -> bool:
 def is_of_output(error: Exception) -> bool:
     """Whether Hydra could not write the folder of a run, before the run itself began."""
     frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    return any(isinstance(cause, OSError) for cause in _causes(error)) and "single_run" not in frames
+    return any(isinstance(cause, OSError) and cause.filename for cause in _causes(error)) and "single_run" not in frames
 
 
 def of_output(error: Exception) -> str:
     """The message for an error of which `is_of_output` is true."""
-    cause = next(cause for cause in _causes(error) if isinstance(cause, OSError))
+    cause = next(cause for cause in _causes(error) if isinstance(cause, OSError) and cause.filename)
     key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(sys.argv) else "hydra.run.dir"
     given = [override for override in sys.argv[1:] if override.startswith((f"{key}=", "paths.output_dir="))]
     place = f"{given[-1]}: " if given else ""
     return printable(
-        f"{place}{cause.filename or 'the folder of the run'} cannot be written ({cause.strerror or cause}). "
+        f"{place}{cause.filename} cannot be written ({cause.strerror or cause}). "
         f"Choose another place with {key}=FOLDER, or with paths.output_dir=FOLDER for all that is written"
     )
 

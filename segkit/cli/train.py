@@ -53,7 +53,7 @@ def _require_use_of_backbone(config: DictConfig) -> None:
     """Refuse a backbone (+backbone=...) beside a model that reads nothing of it. Raises ConfigError."""
     from omegaconf import OmegaConf
 
-    from segkit.config.errors import ConfigError
+    from segkit.config.findings import ConfigError
 
     if "backbone" in config and "${backbone" not in OmegaConf.to_yaml(config.model):
         raise ConfigError(f"backbone: nothing reads it; {config.model.get('_target_')} takes no backbone")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 from segkit.contracts import Batch, Prediction, Targets, Task, UserError
 from segkit.metrics.torchmetric import ListedMetric
 
-# An image; and several of other sizes, one of a single class, one without a valid pixel.
-EVALUATIONS = (((6, 7),), ((6, 7), (9, 4), (5, 5), (3, 3)))
+SIZES = (6, 7), (9, 4), (5, 5), (3, 3)
+Example = tuple[Tensor, Tensor, Tensor]
 
 
 def check(listed: ListedMetric) -> None:
@@ -24,6 +24,7 @@ def check(listed: ListedMetric) -> None:
     """
     for part in listed.parts():
         _check_part(listed, part)
+    _check_members(listed)
     if listed.takes_images and listed.input == "probabilities":
         raise UserError(
             f"metrics.{listed.name}.input=probabilities: {_kind(listed)} compares labels; allowed: input=labels"
@@ -67,6 +68,16 @@ def _check_part(listed: ListedMetric, part: Any) -> None:
         )
 
 
+def _check_members(listed: ListedMetric) -> None:
+    members = list(getattr(listed.metric, "values", list)())  # of a MetricCollection
+    kinds = {ListedMetric(member, name="", labels=listed.labels).takes_images for member in members}
+    if len(kinds) > 1:
+        raise UserError(
+            f"metrics.{listed.name}: {_kind(listed)} holds metrics of images and metrics of pixels, which are given "
+            "different things; allowed: a name of its own for each, metrics.NAME.metric"
+        )
+
+
 def _fault(listed: ListedMetric) -> str | None:
     """What is wrong with the metric when it is given its input, or None."""
     fault = _fault_as_it_is(listed)
@@ -77,31 +88,52 @@ def _fault(listed: ListedMetric) -> str | None:
 
 
 def _fault_as_it_is(listed: ListedMetric) -> str | None:
-    names: list[list[str]] = []
-    for sizes in EVALUATIONS:
-        trial = copy.copy(listed)
-        try:
-            trial.metric = copy.deepcopy(listed.metric)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of classes without a pixel and the like
-                trial.reset()
-                for number, size in enumerate(sizes):
-                    trial.update(*_example(listed.task, size, number))
-                names.append(list(trial.compute()))
-        except Exception as error:  # whatever a metric raises when it is given what it was not made for
-            said = " ".join(str(error).split())
-            return f"{type(error).__name__}{said and ': ' + said}".rstrip(".")
-    if names[0] != names[1]:
-        return (
-            f"it gives {len(names[0])} numbers for one evaluation and {len(names[1])} for another, as curves do; "
-            "allowed: as many for every data set, such as with a number of thresholds"
-        )
-    listed.names = names[0]
+    examples = [_example(listed.task, size, number) for number, size in enumerate(SIZES)]
+    try:
+        one, several = _scores(listed, examples[:1]), _scores(listed, examples)
+        if list(one) != list(several):
+            return (
+                f"it gives {len(one)} numbers for one evaluation and {len(several)} for another, as curves do; "
+                "allowed: as many for every data set, such as with a number of thresholds"
+            )
+        depends_on_batches = not listed.takes_images and _differ(several, _scores(listed, [_pooled(examples)]))
+        draws_random_numbers = depends_on_batches and _differ(several, _scores(listed, examples))
+        if depends_on_batches and not draws_random_numbers:
+            return "its scores depend on how pixels are divided into batches"
+    except Exception as error:  # whatever a metric raises when it is given what it was not made for
+        said = " ".join(str(error).split())
+        return f"{type(error).__name__}{said and ': ' + said}".rstrip(".")
+    listed.names = list(one)
     return None
 
 
-def _example(task: Task, size: Sequence[int], number: int) -> tuple[Prediction, Tensor, Batch]:
-    """A prediction of two images, what is decided of it, and the batch; two rows are ignored, in the fourth all.
+def _scores(listed: ListedMetric, examples: Sequence[Example]) -> dict[str, float]:
+    trial = copy.copy(listed)
+    trial.metric = copy.deepcopy(listed.metric)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes without a pixel and the like
+        trial.reset()
+        for logits, decided, mask in examples:
+            images = torch.zeros(len(mask), 3, *mask.shape[-2:], dtype=torch.uint8)
+            trial.update(Prediction(logits), decided, Batch(images, Targets(mask), tuple(map(str, range(len(mask))))))
+        return trial.compute()
+
+
+def _differ(found: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    pair = [torch.tensor(list(scores.values())) for scores in (found, other)]
+    return not torch.allclose(*pair, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def _pooled(examples: Sequence[Example]) -> Example:
+    """The pixels of all examples as one image of one row."""
+    logits, decided, mask = (
+        torch.cat([part.movedim(0, -3).flatten(-3) for part in parts], dim=-1) for parts in zip(*examples, strict=True)
+    )
+    return logits[None, :, None], decided[None, ..., None, :], mask[None, ..., None, :]
+
+
+def _example(task: Task, size: Sequence[int], number: int) -> Example:
+    """Logits, labels decided on and mask of two images, ignored in two rows; all of it in the fourth example.
 
     In the first all classes are there, in the third class 0 alone, which is what is predicted too.
     """
@@ -112,9 +144,7 @@ def _example(task: Task, size: Sequence[int], number: int) -> tuple[Prediction, 
         mask.zero_()
         logits[:, 0] = 10
     mask[..., : size[0] if number == 3 else 2, :] = task.labels.ignore_index
-    prediction = Prediction(logits)
-    images = torch.zeros(2, 3, *size, dtype=torch.uint8)
-    return prediction, task.decide(prediction, size), Batch(images, Targets(mask), ("0", "1"))
+    return logits, task.decide(Prediction(logits), size), mask
 
 
 def _kind(listed: ListedMetric) -> str:

@@ -7,7 +7,7 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 import segkit.cli
+from segkit.cli import browse, evaluate
 from segkit.cli.arguments import arranged, quoted
 from segkit.cli.init_dataset import with_folder_key
 from segkit.config import instantiate
@@ -32,7 +33,7 @@ from segkit.config.schema import (
     Settings,
     checked,
 )
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, Ended
 
 # What each command cannot do without.
 COMMANDS: dict[str, tuple[type[Settings], list[str]]] = {
@@ -164,3 +165,15 @@ def test_every_key_that_holds_a_number_refuses_what_is_none(wrong: Any):
             node[name] = right
     allowed = {"loss.auxiliary_weight"} if wrong == {"a": 1} else set()  # one weight a head
     assert set(silent) == allowed
+
+
+def test_a_run_is_evaluated_on_another_split(call: Callable[..., Ended], finished: Path, tmp_path: Path):
+    done = call(evaluate.main, f"run={finished}", "split=test", "output=scores")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "scores" / "scores.json").read_text())["split"] == "test"
+
+
+def test_samples_of_another_split_are_drawn(call: Callable[..., Ended], tmp_path: Path):
+    done = call(browse.main, "split=val", "samples=1", "variants=1", "output=a sheet.png")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a sheet.png").exists()

@@ -19,7 +19,7 @@ from torch import nn
 from segkit.config import instantiate
 from segkit.config.recipe import Recipe
 from segkit.config.schema import EvaluateScriptSettings, PredictScriptSettings, checked
-from segkit.contracts import Prediction, QueryPrediction, Sample
+from segkit.contracts import LabelSpace, Prediction, QueryPrediction, Sample
 from segkit.data.transforms.apply import augmented as apply_transform
 from segkit.experiment.resume_rules import changes, leaves, rule_of
 from segkit.run import checkpoint
@@ -149,6 +149,8 @@ def test_a_transform_keeps_the_contract_of_samples(option: str):
     image, mask = random.integers(0, 255, (2, 48, 48, 3), np.uint8), random.integers(0, 7, (2, 48, 48), np.uint8)
 
     class TwoSamples:
+        labels = LabelSpace(tuple("abcdefg"), ((0, 0, 0),) * 7)
+
         def __len__(self) -> int:
             return 2
 

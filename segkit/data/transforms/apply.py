@@ -23,7 +23,7 @@ def read(source: SampleSource, index: int) -> Sample:
     """
     sample, labels = source.read(index), source.labels
     mask, wanted = sample.mask, labels.mask_dtype
-    if mask.dtype == wanted:
+    if mask.dtype in (wanted, np.int32):
         return sample
     if mask.dtype.kind not in "iub":
         raise UserError(f"the mask of {sample.id} is {mask.dtype}; allowed: integers, such as {np.dtype(wanted)}")

@@ -61,9 +61,12 @@ class Sizing(NamedTuple):
         else:
             down, right = self.fixed[0] - height, self.fixed[1] - width
             if min(down, right) < 0:
+                rows, columns = self.fixed
                 raise UserError(
-                    f"an image of {height} x {width} pixels is larger than this backbone's fixed size, "
-                    f"{self.fixed[0]} x {self.fixed[1]}; set backbone.options.img_size or choose another"
+                    f"an image of {height} x {width} pixels is larger than this backbone takes, {rows} x {columns}. "
+                    f"Allowed: windows of that size, dataset.crop_size=[{rows},{columns}] predictor=sliding "
+                    f"predictor.window=[{rows},{columns}]; a backbone without a fixed size; or, where the backbone can "
+                    "be built for it, a larger size as backbone.options.img_size"
                 )
         return F.pad(images, (0, right, 0, down)) if down or right else images
 
@@ -147,7 +150,16 @@ class TimmBackbone(Backbone):
         if output_stride not in (None, features[-1].reduction):
             raise _cannot_dilate(name, output_stride, f"its last level has reduction {features[-1].reduction}")
         own_size = extra.get("img_size", net.pretrained_cfg["input_size"][-2:])
-        super().__init__(net, features, _find_sizing(net, features, in_channels, own_size), frozen)
+        sizing = _find_sizing(net, features, in_channels, own_size)
+        if sizing is None:
+            if "img_size" not in extra:
+                raise UserError(f"backbone.name={name} gives no maps at its own size, {own_size}; choose another")
+            raise UserError(
+                f"backbone.options.img_size={own_size}: {name} cannot be built for another size than its own, "
+                f"{list(net.pretrained_cfg['input_size'][-2:])}; leave img_size out, and use windows of that size: "
+                "dataset.crop_size=... predictor=sliding predictor.window=..."
+            )
+        super().__init__(net, features, sizing, frozen)
         if gradient_checkpointing:
             checkpoint_gradients(net, name)
 
@@ -199,8 +211,13 @@ def _feature_infos(net: Any, *, dilated: bool) -> tuple[FeatureInfo, ...]:
 
 
 @torch.no_grad()
-def _find_sizing(net: Any, features: Sequence[FeatureInfo], in_channels: int, own_size: int | Sequence[int]) -> Sizing:
-    """The least padding with which the model takes an image of one row and gives whole maps, by trying."""
+def _find_sizing(
+    net: Any, features: Sequence[FeatureInfo], in_channels: int, own_size: int | Sequence[int]
+) -> Sizing | None:
+    """The least padding with which the model takes an image of one row and gives whole maps, by trying.
+
+    None if it does not even take images of `own_size`.
+    """
     net.eval()
     multiple = max(feature.level for feature in features)
     height, width = 1, multiple + 1
@@ -213,4 +230,9 @@ def _find_sizing(net: Any, features: Sequence[FeatureInfo], in_channels: int, ow
         found = [features.shape[-2:] for features in maps]
         if all(h <= a and w <= b for (h, w), (a, b) in zip(expected, found, strict=True)):
             return sizing
-    return Sizing(fixed=(own_size, own_size) if isinstance(own_size, int) else (own_size[0], own_size[1]))
+    sizing = Sizing(fixed=(own_size, own_size) if isinstance(own_size, int) else (own_size[0], own_size[1]))
+    try:
+        _maps(net, sizing.pad(torch.zeros(1, in_channels, height, width)))
+    except (RuntimeError, AssertionError, ValueError):
+        return None
+    return sizing

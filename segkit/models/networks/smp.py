@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction, UserError
+from segkit.logits import resize_logits
 from segkit.models.backbones import mix_transformer, timm_models
 from segkit.models.backbones.timm_backbone import Sizing, checkpoint_gradients
 from segkit.models.layers.atrous import leave_out_unseen_taps
@@ -58,7 +59,7 @@ class SmpSegmenter(nn.Module):
         encoder_options: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> Statistics | None:
-        """As `timm_source.weights_statistics`, or for Mix Transformers that of `mit`."""
+        """As `timm_models.weights_statistics`, or for Mix Transformers that of `mix_transformer`."""
         if encoder in mix_transformer.NAMES:
             return mix_transformer.weights_statistics(pretrained, weights)
         return timm_models.weights_statistics(encoder, pretrained, weights, encoder_options)
@@ -127,7 +128,9 @@ class SmpSegmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         height, width = images.shape[-2:]
-        logits = self.network(self.sizing.pad(self.normalize(images)))
+        padded = self.sizing.pad(self.normalize(images))
+        # With a shallower encoder or another upsampling smp's logits have another size; they lie over the padding too.
+        logits = resize_logits(self.network(padded), padded.shape[-2:])
         return Prediction(logits[:, :, :height, :width])
 
     @torch.no_grad()

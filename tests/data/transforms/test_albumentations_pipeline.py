@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from segkit.config import instantiate
-from segkit.contracts import Sample, UserError
+from segkit.contracts import LabelSpace, Sample, UserError
 from segkit.data.transforms.albumentations_pipeline import AlbumentationsTransform, random_crop
 from segkit.data.transforms.apply import augmented
 
@@ -48,6 +48,8 @@ def built(name: str, ignore_index: int = 255, transform: str = "") -> Any:
 
 
 class Repeated:
+    labels = LabelSpace(tuple("abcdefghij"), ((0, 0, 0),) * 10)
+
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
 

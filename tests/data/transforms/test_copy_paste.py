@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkit.contracts import DataError, ReadingTransform, Sample, UserError
+from segkit.contracts import DataError, LabelSpace, ReadingTransform, Sample, UserError
 from segkit.data.transforms.copy_paste import CopyPaste
 
 
 class Scenes:
     """Sample i is ground (id 0) of grey 10 * i, with a square of id 1 and one of id 2; grey tells i and the id."""
+
+    labels = LabelSpace(("ground", "one", "two"), ((0, 0, 0),) * 3)
 
     def __len__(self) -> int:
         return 4

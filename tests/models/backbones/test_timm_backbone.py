@@ -137,3 +137,17 @@ def test_checkpointing_gives_the_same_gradients_and_statistics_for_less_memory(n
 def test_a_backbone_without_checkpointing_says_so() -> None:
     with pytest.raises(UserError, match=r"backbone\.gradient_checkpointing=true, but .*plain does not"):
         checkpoint_gradients(nn.Identity(), "plain")
+
+
+def test_an_image_too_large_for_a_fixed_size_is_told_what_helps() -> None:
+    backbone = TimmBackbone("test_vit_relpos").eval()
+    with pytest.raises(UserError, match=r"170 x 160 pixels is larger .* 160 x 160\..*predictor\.window=\[160,160\]"):
+        backbone(torch.zeros(1, 3, 170, 160))
+    larger = TimmBackbone("test_vit_relpos", options={"img_size": [176, 160]}).eval()
+    assert larger(torch.zeros(1, 3, 170, 160))[-1].shape[-2:] == (11, 10)
+
+
+def test_a_size_that_a_backbone_cannot_be_built_for_is_refused_at_once() -> None:
+    """timm takes img_size here, and fails at the first image."""
+    with pytest.raises(UserError, match=r"img_size=256: efficientformer_l1 cannot be built .*224, 224"):
+        TimmBackbone("efficientformer_l1", options={"img_size": 256})

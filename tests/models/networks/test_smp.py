@@ -37,6 +37,39 @@ def test_a_size_smp_takes_gives_what_smp_gives() -> None:
     assert torch.equal(model(images).logits, model.network((images - 0.5) / 0.5))
 
 
+@pytest.mark.parametrize("scale", [0.25, 0.5, 1, 2, 4])
+def test_logits_lie_over_the_image_whatever_size_smp_gives_them(scale: float) -> None:
+    """An image of 33 x 47 is padded to 64 x 64: a ramp of the columns stays one, it is not stretched to the image."""
+    model = segmenter("fpn").eval()
+    model.network = torch.nn.Upsample(scale_factor=scale, mode="bilinear")
+    ramp = torch.arange(47.0).expand(1, 3, 33, 47)
+    logits = model(ramp).logits
+    assert logits.shape == (1, 3, 33, 47)
+    inside = slice(4, -4)  # a quarter of the size mixes the edges with what is padded
+    torch.testing.assert_close(logits[0, 0, inside, inside], 2 * ramp[0, 0, inside, inside] - 1)
+
+
+# Depth, and what else smp wants to be told for it.
+SHALLOW = {
+    "unet": {"decoder_channels": (64, 32, 16, 16)},
+    "unetplusplus": {"decoder_channels": (64, 32, 16, 16)},
+    "manet": {"decoder_channels": (64, 32, 16, 16)},
+    "fpn": {},
+    "pspnet": {},
+    "upernet": {"upsampling": 2},
+    "segformer": {"upsampling": 1},
+    "deeplabv3": {"upsampling": 2},
+    "deeplabv3plus": {"upsampling": 8},
+}
+
+
+@pytest.mark.parametrize("decoder", SHALLOW)
+def test_other_depths_and_upsamplings_give_logits_of_the_image(decoder: str) -> None:
+    model = segmenter(decoder, options={"encoder_depth": 4, **SHALLOW[decoder]}).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 33, 47)).logits.shape == (1, 3, 33, 47)
+
+
 def test_swin_takes_any_size() -> None:
     logits = segmenter("upernet", "swin_tiny_patch4_window7_224").eval()(torch.rand(1, 3, 40, 70)).logits
     assert logits.shape == (1, 3, 40, 70)
