@@ -50,6 +50,7 @@ def bare_loop(overrides: list[str], steps: int, keep_memory: bool) -> float:
     from omegaconf import OmegaConf
 
     from segkit.config.recipe import Recipe
+    from segkit.contracts import Batch, Targets
     from segkit.data.transforms.apply import augmented
     from segkit.engine import heap
     from segkit.experiment.assembly import Experiment
@@ -66,6 +67,7 @@ def bare_loop(overrides: list[str], steps: int, keep_memory: bool) -> float:
     ]
     images = torch.stack([torch.from_numpy(s.image).permute(2, 0, 1) for s in samples]).to(strategy.device)
     mask = torch.stack([torch.from_numpy(s.mask) for s in samples]).to(strategy.device)
+    batch = Batch(images, Targets(mask), tuple(sample.id for sample in samples))
     learning = experiment.components(steps)
     model, loss, optimizer = learning.model.train(), learning.loss, learning.optimizer
     started = 0.0
@@ -75,7 +77,7 @@ def bare_loop(overrides: list[str], steps: int, keep_memory: bool) -> float:
             started = time.perf_counter()
         with strategy.autocast():
             prediction = model(images)
-        loss(prediction, mask).total.backward()
+        loss(prediction, batch).total.backward()
         optimizer.step()
         optimizer.zero_grad()
     _synchronize()

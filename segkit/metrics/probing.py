@@ -70,7 +70,7 @@ def _check_part(listed: ListedMetric, part: Any) -> None:
 
 def _check_members(listed: ListedMetric) -> None:
     members = list(getattr(listed.metric, "values", list)())  # of a MetricCollection
-    kinds = {ListedMetric(member, name="", labels=listed.labels).takes_images for member in members}
+    kinds = {ListedMetric(member, name="", task=listed.task).takes_images for member in members}
     if len(kinds) > 1:
         raise UserError(
             f"metrics.{listed.name}: {_kind(listed)} holds metrics of images and metrics of pixels, which are given "

@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from segkit.config import instantiate
 from segkit.contracts import DataError, LabelSpace, Sample, UserError
 from segkit.data.statistics.counts import count_sample
 from segkit.data.transforms.albumentations_pipeline import AlbumentationsTransform
@@ -18,7 +17,8 @@ from segkit.data.transforms.apply import augmented, read
 from segkit.data.transforms.copy_paste import CopyPaste
 from segkit.data.workers.collate import collate_runs
 from segkit.data.workers.samples import PlainSamples
-from tests.config.test_options import compose, options
+from tests.composed import recipe
+from tests.config.test_options import options
 
 IGNORE = 100  # which int8 holds too
 TYPES = ["bool", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
@@ -58,8 +58,8 @@ def _resolvers() -> None:
 
 @pytest.mark.parametrize("option", options("transform"))
 def test_a_transform_writes_into_nothing_and_minds_no_type_and_no_layout(option: str) -> None:
-    node = compose(f"transform={option}", "dataset.crop_size=24", f"dataset.ignore_index={IGNORE}")["transform"]
-    transform = instantiate.build(node, "transform")
+    composed = recipe(f"transform={option}", "dataset.crop_size=24", f"dataset.ignore_index={IGNORE}")
+    transform = composed.build("transform", filled={"ignore_index": IGNORE})
     for layers in (None, 2):
         expected: dict[int, Sample] = {}
         for dtype in ["uint8", *TYPES[1:]]:

@@ -34,6 +34,7 @@ def preset(name: str, keep: Callable[[dict[str, Any]], bool]) -> Any:
         values = instantiate.plain(hydra.compose("train", [f"transform={name}", f"dataset.crop_size={CROP}"]))
     node = values["transform"]
     node["steps"] = [step for step in node["steps"] if keep(step)]
+    node = instantiate.with_supplied(node, "transform", {"ignore_index": 255})
     return instantiate.build(node, "transform")
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from segkit.config import instantiate
+from segkit.config.recipe import Recipe
 from segkit.contracts import Prediction, QueryPrediction, UserError
-from tests.config.test_options import compose
+from tests.composed import recipe
 from tests.conftest import REPOSITORY
 
 # 100 fits all types; 2 and 3 are classes too, so that what is wrongly taken for a class shows.
@@ -22,31 +20,17 @@ OPTIONS = sorted(path.stem for path in (REPOSITORY / "conf" / "loss").glob("*.ya
 EVERY = pytest.mark.parametrize("option", [*OPTIONS, "all at once"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _resolvers() -> None:
-    OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
-
-
 @cache
-def composed(option: str) -> Any:
+def composed(option: str) -> Recipe:
     arguments = [f"loss={option}"]
     if option == "all at once":  # terms share what they are given
         arguments = ["loss=weighted", *(f"+loss@loss.terms.{o}.loss={o}" for o in ("ohem", "boundary", "lovasz"))]
-    classes = ["dataset.class_names=null", "dataset.colors=null", f"dataset.num_classes={CLASSES}"]
-    return compose(*arguments, *classes)["loss"]
+    return recipe(*arguments)
 
 
 def built(option: str, *, multilabel: bool = False) -> nn.Module:
-    return instantiate.build(_told(composed(option), multilabel), "loss")
-
-
-def _told(node: Any, multilabel: bool) -> Any:
-    """The same label space for a loss and all that it is made of."""
-    if not isinstance(node, dict):
-        return node
-    told = {key: _told(value, multilabel) for key, value in node.items()}
-    told |= {"ignore_index": IGNORE} if "ignore_index" in told else {}
-    return told | ({"multilabel": multilabel} if "multilabel" in told else {})
+    label_space = {"num_classes": CLASSES, "ignore_index": IGNORE, "multilabel": multilabel}
+    return composed(option).build("loss", filled=label_space)
 
 
 def batch(*, multilabel: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +84,7 @@ def test_masks_that_are_not_of_integers_are_refused(option: str) -> None:
 @pytest.mark.parametrize(("ids", "ignore_index"), [(44, 300), (255, -1)])
 def test_an_id_is_not_taken_for_an_ignored_one_that_its_type_cannot_hold(ids: int, ignore_index: int) -> None:
     """In uint8, PyTorch says, 44 == 300 and 255 == -1."""
-    node = composed("ce") | {"num_classes": 256, "ignore_index": ignore_index}
-    loss, mask = instantiate.build(node, "loss"), torch.full((1, 2, 2), ids, dtype=torch.uint8)
+    loss = composed("ce").build("loss", filled={"num_classes": 256, "ignore_index": ignore_index})
+    mask = torch.full((1, 2, 2), ids, dtype=torch.uint8)
     total = loss(Prediction(torch.zeros(1, 256, 2, 2)), mask).total
     torch.testing.assert_close(total, torch.tensor(256.0).log())

@@ -20,6 +20,8 @@ from torchmetrics.wrappers import BootStrapper, ClasswiseWrapper
 from segkit.contracts import LabelSpace, UserError
 from segkit.metrics.probing import check
 from segkit.metrics.torchmetric import ListedMetric
+from segkit.tasks.kinds import task_of
+from tests.composed import count
 
 IGNORE = 255
 THREE, TWO, LAYERS = (
@@ -105,14 +107,14 @@ def numbers(value: Any) -> list[float]:
 def test_it_scores_the_valid_pixels_or_is_refused_by_name(name: str) -> None:
     labels, works = label_space(name), False
     for given in ("labels", "probabilities"):
-        listed = ListedMetric(made(name), name="mine", labels=labels, input=given)
+        listed = ListedMetric(made(name), name="mine", task=task_of(labels), input=given)
         try:
             check(listed)
         except UserError:  # what it says is tested below
             continue
         works = True
         for logits, predicted, mask in batches(labels):
-            listed.update(logits, predicted, mask)
+            count(listed, logits, predicted, mask)
         found = listed.compute()
         assert list(found) == listed.names
         want = numbers(expected(made(name), labels, given))
@@ -128,10 +130,10 @@ def test_every_class_of_the_library_is_tried() -> None:
 @pytest.mark.parametrize("name", ["DiceScore", "GeneralizedDiceScore", "MeanIoU"])
 @pytest.mark.parametrize("written_as", ["one-hot", "index", "mixed"])
 def test_images_are_scored_alike_however_the_user_wants_them_written(name: str, written_as: str) -> None:
-    listed = ListedMetric(made(name, input_format=written_as), name="mine", labels=THREE)
+    listed = ListedMetric(made(name, input_format=written_as), name="mine", task=task_of(THREE))
     check(listed)
     for batch in batches(THREE):
-        listed.update(*batch)
+        count(listed, *batch)
     assert listed.compute()["mine"] == pytest.approx(float(expected(made(name), THREE, "labels")), abs=1e-6)
 
 
@@ -139,8 +141,8 @@ def test_a_dice_score_by_hand() -> None:
     """Two pixels of class 0, both found; three of class 1, of which one is taken for class 0; one ignored."""
     mask = torch.tensor([[[0, 0], [1, 1], [1, IGNORE]]], dtype=torch.uint8)
     predicted = torch.tensor([[[0, 0], [1, 0], [1, 1]]], dtype=torch.uint8)
-    listed = ListedMetric(torchmetrics.segmentation.DiceScore(2, average="none"), name="dice", labels=TWO)
-    listed.update(torch.zeros(1, 2, 3, 2), predicted, mask)
+    listed = ListedMetric(torchmetrics.segmentation.DiceScore(2, average="none"), name="dice", task=task_of(TWO))
+    count(listed, torch.zeros(1, 2, 3, 2), predicted, mask)
     # 2 * right / (predicted + true).
     assert listed.compute() == {"dice/0": pytest.approx(2 * 2 / (3 + 2)), "dice/1": pytest.approx(2 * 2 / (2 + 3))}
 
@@ -148,10 +150,10 @@ def test_a_dice_score_by_hand() -> None:
 def test_nothing_valid_gives_nan_under_the_same_names() -> None:
     for metric in (made("DiceScore", average="none"), made("MulticlassAUROC", average=None)):
         given = "labels" if hasattr(metric, "input_format") else "probabilities"
-        listed = ListedMetric(metric, name="mine", labels=THREE, input=given)
+        listed = ListedMetric(metric, name="mine", task=task_of(THREE), input=given)
         check(listed)
         logits, predicted, mask = batches(THREE)[2]
-        listed.update(logits, predicted, torch.full_like(mask, IGNORE))
+        count(listed, logits, predicted, torch.full_like(mask, IGNORE))
         found = listed.compute()
         assert list(found) == ["mine/0", "mine/1", "mine/2"]
         assert all(number != number for number in found.values())
@@ -161,9 +163,13 @@ def test_collections_and_wrappers_are_checked_too() -> None:
     wrapped = ClasswiseWrapper(made("MulticlassRecall", average=None), labels=["a", "b", "c"])
     drawn = BootStrapper(made("MulticlassF1Score"), num_bootstraps=3)
     for metric in (wrapped, drawn, MetricCollection({"dice": made("DiceScore"), "iou": made("MeanIoU")})):
-        check(ListedMetric(metric, name="mine", labels=THREE))
+        check(ListedMetric(metric, name="mine", task=task_of(THREE)))
     with pytest.raises(UserError, match=r"metrics\.mine: .*MetricCollection holds metrics of images and metrics of"):
-        check(ListedMetric(MetricCollection([made("DiceScore"), made("MulticlassF1Score")]), name="mine", labels=THREE))
+        check(
+            ListedMetric(
+                MetricCollection([made("DiceScore"), made("MulticlassF1Score")]), name="mine", task=task_of(THREE)
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +186,7 @@ def test_collections_and_wrappers_are_checked_too() -> None:
 )
 def test_a_refusal_says_what_is_wrong(metric: Any, labels: LabelSpace, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check(ListedMetric(metric, name="mine", labels=labels))
+        check(ListedMetric(metric, name="mine", task=task_of(labels)))
 
 
 def test_a_check_leaves_the_metric_as_it_was() -> None:
@@ -188,5 +194,5 @@ def test_a_check_leaves_the_metric_as_it_was() -> None:
     before = copy.deepcopy(metric.state_dict()), metric.update_called
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nor does it say anything of classes without a pixel
-        check(ListedMetric(metric, name="mine", labels=THREE))
+        check(ListedMetric(metric, name="mine", task=task_of(THREE)))
     assert (metric.state_dict(), metric.update_called) == before

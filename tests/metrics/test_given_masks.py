@@ -17,6 +17,8 @@ from segkit.contracts import DataError, LabelSpace, Prediction
 from segkit.metrics.confusion import ConfusionMatrix, LayerCounts
 from segkit.metrics.torchmetric import ListedMetric
 from segkit.reporting.panels import PanelRow, panel
+from segkit.tasks.kinds import task_of
+from tests.composed import count
 from tests.config.test_options import compose, options
 
 IGNORE = 100
@@ -68,11 +70,11 @@ def test_listed_metrics_write_nowhere(metric: MulticlassF1Score, given: str) -> 
     scores: set[float] = set()
     logits, predicted, mask = batch()
     for dtype in [torch.uint8, *TYPES]:
-        listed = ListedMetric(metric, name="mine", labels=LABELS, input=given)  # pyright: ignore[reportArgumentType]
+        listed = ListedMetric(metric, name="mine", task=task_of(LABELS), input=given)  # pyright: ignore[reportArgumentType]
         listed.reset()
         tensors = logits.clone(), predicted.clone(), mask.to(dtype)
         for _ in range(2):
-            listed.update(*tensors)
+            count(listed, *tensors)
         assert torch.equal(tensors[0], logits)
         assert torch.equal(tensors[1], predicted)
         assert torch.equal(tensors[2].long(), mask)

@@ -12,9 +12,10 @@ from torchmetrics.classification import (
     MulticlassJaccardIndex,
 )
 
-from segkit.contracts import Batch, LabelSpace, Metric, Prediction, Targets
+from segkit.contracts import LabelSpace, Metric
 from segkit.metrics.torchmetric import ListedMetric
 from segkit.tasks.kinds import task_of
+from tests.composed import count
 
 IGNORE = 255
 TASK = task_of(LabelSpace(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), IGNORE))
@@ -28,19 +29,14 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return logits, mask
 
 
-def give(listed: Metric, logits: torch.Tensor, decided: torch.Tensor, mask: torch.Tensor) -> None:
-    images = torch.zeros(len(mask), 3, *mask.shape[-2:], dtype=torch.uint8)
-    listed.update(Prediction(logits), decided, Batch(images, Targets(mask), ("0", "1")))
-
-
 def test_labels_of_valid_pixels() -> None:
     logits, mask = batch()
     listed: Metric = ListedMetric(MulticlassJaccardIndex(3), name="jaccard", task=TASK)
-    give(listed, logits, logits.argmax(1), mask)
+    count(listed, logits, logits.argmax(1), mask)
     expected = MulticlassJaccardIndex(3, ignore_index=IGNORE)(logits.argmax(1), mask.long())
     assert listed.compute() == {"jaccard": pytest.approx(expected.item())}
     listed.reset()
-    give(listed, logits[:, :, 2:], mask[:, 2:], mask[:, 2:])
+    count(listed, logits[:, :, 2:], mask[:, 2:], mask[:, 2:])
     assert listed.compute() == {"jaccard": 1.0}
 
 
@@ -48,7 +44,7 @@ def test_labels_of_valid_pixels() -> None:
 def test_probabilities_of_valid_pixels(kind: type) -> None:
     logits, mask = batch()
     listed = ListedMetric(kind(3), name="score", task=TASK, input="probabilities")
-    give(listed, logits, logits.argmax(1), mask)
+    count(listed, logits, logits.argmax(1), mask)
     expected = kind(3, ignore_index=IGNORE)(logits.softmax(1), mask.long())
     assert listed.compute() == {"score": pytest.approx(expected.item(), abs=1e-6)}
 
@@ -59,7 +55,7 @@ def test_names_of_several_numbers() -> None:
     per_class = ListedMetric(MulticlassAccuracy(3, average=None), name="recall", task=TASK)
     grouped = ListedMetric(collection, name="accuracy", task=TASK)
     for listed in (per_class, grouped):
-        give(listed, logits, logits.argmax(1), mask)
+        count(listed, logits, logits.argmax(1), mask)
     assert list(per_class.compute()) == ["recall/0", "recall/1", "recall/2"]
     found = grouped.compute()
     assert sum(found[f"accuracy/each/{i}"] for i in range(3)) / 3 == pytest.approx(found["accuracy/mean"])
@@ -68,7 +64,7 @@ def test_names_of_several_numbers() -> None:
 def test_a_batch_without_valid_pixels_changes_nothing() -> None:
     logits, mask = batch()
     listed = ListedMetric(MulticlassAccuracy(3), name="accuracy", task=TASK)
-    give(listed, logits, logits.argmax(1), mask)
+    count(listed, logits, logits.argmax(1), mask)
     before = listed.compute()
-    give(listed, logits, logits.argmax(1), torch.full_like(mask, IGNORE))
+    count(listed, logits, logits.argmax(1), torch.full_like(mask, IGNORE))
     assert listed.compute() == before

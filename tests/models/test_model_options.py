@@ -10,12 +10,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from segkit.contracts import UserError
 from segkit.models.backbones import mix_transformer
 from segkit.models.heads.fcn import FCNHead
 from segkit.models.networks.smp import SmpSegmenter
 from segkit.models.segmenter import Segmenter
+from tests.composed import experiment
 
 CONF = Path(__file__).parents[2] / "conf"
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
@@ -24,6 +26,11 @@ BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
 def config(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=["dataset=shapes", *overrides])
+
+
+def built(*overrides: str) -> nn.Module:
+    made = experiment("dataset=shapes", *overrides)
+    return made.recipe.build("model", filled=made.filled())
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -64,7 +71,7 @@ def test_every_backbone_builds_and_its_stride_is_the_one_asked_for_or_refused(op
 )
 def test_native_models_build_and_train(overrides: list[str], head: str, auxiliary: bool) -> None:
     composed = config(*overrides)
-    model = instantiate(composed.model)
+    model = built(*overrides)
     assert isinstance(model, Segmenter)
     assert type(model.head).__name__ == head
     assert isinstance(model.auxiliary, FCNHead) == auxiliary
@@ -75,7 +82,7 @@ def test_native_models_build_and_train(overrides: list[str], head: str, auxiliar
 
 def test_smp_builds_with_options() -> None:
     overrides = ["model=smp", "model.decoder=fpn", "+model.options.decoder_segmentation_channels=32"]
-    model = instantiate(config(*overrides, "backbone.frozen=true").model)
+    model = built(*overrides, "backbone.frozen=true")
     assert isinstance(model, SmpSegmenter)
     assert model.frozen
     assert model.network.segmentation_head[0].in_channels == 32

@@ -32,7 +32,9 @@ class SingleDevice:
 
     def __init__(self, device: str = "auto", precision: Precision = "auto"):
         self.device = _device(device)
-        self.precision = native_precision(self.device) if precision == "auto" else precision
+        self.precision: Literal["fp32", "bf16", "fp16"] = (
+            native_precision(self.device) if precision == "auto" else precision
+        )
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def prepare(self, model: nn.Module, *, channels_last: bool) -> nn.Module:

@@ -8,18 +8,16 @@ from typing import Any
 
 import albumentations
 import cv2
-import hydra
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
-from segkit.config import instantiate
 from segkit.contracts import LabelSpace, Sample, UserError
 from segkit.data.transforms.albumentations_pipeline import AlbumentationsTransform, random_crop
 from segkit.data.transforms.apply import augmented
+from tests.composed import recipe
 
 CONF = Path(__file__).parents[2] / "conf"
 PRESETS = sorted(path.stem for path in (CONF / "transform").glob("*.yaml"))
@@ -35,16 +33,13 @@ def preset(name: str, ignore_index: int = 255, transform: str = "") -> Apply:
 
 
 def built(name: str, ignore_index: int = 255, transform: str = "") -> Any:
-    OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
     overrides = [
         f"transform={name}",
         f"dataset.crop_size=[{CROP[0]},{CROP[1]}]",
         f"dataset.ignore_index={ignore_index}",
         *transform.split(),
     ]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        values = instantiate.plain(hydra.compose("train", overrides))
-    return instantiate.build(values["transform"], "transform")
+    return recipe(*overrides).build("transform", filled={"ignore_index": ignore_index})
 
 
 class Repeated:
