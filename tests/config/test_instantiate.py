@@ -10,6 +10,7 @@ import pytest
 from segkit.config import instantiate
 from segkit.config.findings import ConfigError
 from segkit.config.schema import RootSettings, checked
+from segkit.config.trust import check_trusted
 from segkit.contracts import UserError
 
 HERE = __name__
@@ -101,19 +102,19 @@ def test_a_target_that_does_not_exist_is_named(target: str):
 )
 def test_a_stored_config_may_only_name_classes_of_allowed_modules(target: str):
     with pytest.raises(ConfigError, match=r"not allowed|no such class"):
-        instantiate.check_trusted({"steps": [{"_target_": target}]}, "transform")
+        check_trusted({"steps": [{"_target_": target}]}, "transform")
 
 
 def test_a_stored_config_may_name_segkits_own_classes_and_those_that_are_trusted():
-    instantiate.check_trusted({"_target_": "segkit.losses.dice.DiceLoss"}, "loss")
+    check_trusted({"_target_": "segkit.losses.dice.DiceLoss"}, "loss")
     with pytest.raises(ConfigError, match="trust="):
-        instantiate.check_trusted(node("Part", size=1), "part")
-    instantiate.check_trusted(node("Part", size=1), "part", trust=[HERE.split(".")[0] + "."])
+        check_trusted(node("Part", size=1), "part")
+    check_trusted(node("Part", size=1), "part", trust=[HERE.split(".")[0] + "."])
 
 
 def test_a_stored_config_may_hold_no_interpolation():
     with pytest.raises(ConfigError, match=r"dataset\.root.*interpolation"):
-        instantiate.check_trusted({"root": "${oc.env:HOME}"}, "dataset")
+        check_trusted({"root": "${oc.env:HOME}"}, "dataset")
 
 
 def test_the_root_names_every_key_at_fault():

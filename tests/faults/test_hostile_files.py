@@ -22,8 +22,8 @@ from PIL import Image
 
 import segkit
 from segkit.cli import evaluate, predict, train
-from segkit.config import instantiate
 from segkit.config.findings import ConfigError
+from segkit.config.trust import check_trusted
 from segkit.contracts import DataError, LabelSpace, UserError
 from segkit.data.datasets.csv_table import CsvTable
 from segkit.data.datasets.folder import Folder
@@ -227,7 +227,7 @@ def with_config(finished: Path, sprung: Path, changes: dict[str, Any]) -> Path:
 def test_a_stored_config_may_name_no_code(target: str) -> None:
     for node in ({"_target_": target}, [{"a": [{"_target_": target, "_args_": ["x"], "_partial_": True}]}]):
         with pytest.raises(ConfigError, match=r"not allowed|no such class"):
-            instantiate.check_trusted(node, "loss")
+            check_trusted(node, "loss")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_stored_config_may_name_no_code(target: str) -> None:
     ],
 )
 def test_a_stored_config_may_name_what_runs_are_made_of(target: str) -> None:
-    instantiate.check_trusted({"_target_": target}, "loss")
+    check_trusted({"_target_": target}, "loss")
 
 
 class TestPaths:

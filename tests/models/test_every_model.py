@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from segkit.contracts import Prediction
 from segkit.logits import resize_logits
 from segkit.models.networks.smp import Decoder
-from tests.composed import experiment
+from tests.composed import recipe
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -45,8 +45,8 @@ def build(option: str, *overrides: str, classes: int = CLASSES, channels: int = 
         f"dataset.mean={[0.5] * channels}",
         f"dataset.std={[0.25] * channels}",
     ]
-    made = experiment(f"model={option}", *label_space, *overrides)
-    return made.recipe.build("model", filled=made.filled())
+    filled = {"num_classes": classes, "mean": [0.5] * channels, "std": [0.25] * channels}
+    return recipe(f"model={option}", *label_space, *overrides).build("model", filled=filled)
 
 
 def images(*shape: int) -> Tensor:
