@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from segkit.cli import app
 from segkit.config.credentials import MASK, masked, revealed
 from segkit.config.masking import mask_in_place
+from segkit.errors import UserError
 from segkit.run.run_folder import results_in
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ def write_config(config: DictConfig, folder: Path) -> None:
         for name, part in files.items():
             text = OmegaConf.to_yaml(OmegaConf.create(masked(part)))
             (folder / ".hydra" / f"{name}.yaml").write_text(text, encoding="utf-8")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder / '.hydra'}: cannot be written ({error.strerror}); give another folder") from None
     except OSError as error:
         log.warning("%s: cannot be written (%s)", folder / ".hydra", error.strerror)
 

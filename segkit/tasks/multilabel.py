@@ -46,9 +46,9 @@ class Multilabel:
         return list(self.scores(nothing).named(self.labels.names))
 
     def example(self, batch: int, size: Sequence[int]) -> Tensor:
-        """0 and 1 in turn, in every class."""
-        classes = self.labels.num_classes
-        return (torch.arange(batch * classes * size[0] * size[1]) % 2).view(batch, classes, *size)
+        """0 and 1 as they were drawn once, in every class."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(2, (batch, self.labels.num_classes, *size), generator=generator)
 
     def written(self, decided: Tensor) -> Tensor:
         """(H, W, C) of one decided image (C, H, W)."""

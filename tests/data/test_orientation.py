@@ -143,5 +143,5 @@ def test_check_data_tells_of_another_scale(tmp_path: Path) -> None:
     np.save(tmp_path / "train/images/a.npy", np.array([[-1000, 0], [0, 1000]], np.int16))
     Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8)).save(tmp_path / "train/masks/a.png")
     report = data_check.inspect({"train": folder(tmp_path)}, None, 1)
-    expected = "train: set dataset.mean=[0.0, 0.0, 0.0] dataset.std=[707.1, 707.1, 707.1]"
+    expected = "train: set dataset.data_mean=[0.0, 0.0, 0.0] dataset.data_std=[707.1, 707.1, 707.1]"
     assert report.remarks[data_check.OTHER_SCALE] == [expected]

@@ -33,7 +33,8 @@ def trainer_of(folder: Path, *arguments: str, tiny: Sequence[str] = TINY) -> Tra
         recipe = Recipe.of(hydra.compose("train", [*tiny, *arguments]))
     run_folder = RunFolder(folder)
     earlier = resuming.find(recipe.settings.resume, run_folder)
-    trainer = make_trainer(Experiment(recipe), run_folder, earlier=earlier)
+    experiment = Experiment(recipe, kept=resuming.kept(earlier, recipe))
+    trainer = make_trainer(experiment, run_folder, earlier=earlier)
     if earlier is not None:
         resuming.go_on(trainer, earlier, resuming.check_config(earlier, recipe))
     return trainer
