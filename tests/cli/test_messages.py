@@ -95,7 +95,7 @@ def test_every_command_refuses_an_option_that_does_not_exist(call: Call, command
         (["dataset.num_classes=0"], ["dataset.num_classes: should be greater than 0 (found 0)"]),
         (["optimizer.lr=inf"], ["optimizer.lr: should be a finite number (found inf)"]),
         (["transform.window=5"], ["transform.window: should be an object"]),
-        (["model=unet", "model.channels=[8,-3]"], ["model: cannot be built with these values", "-3"]),
+        (["model=unet", "model.channels=[8,-3]"], ["model.channels.1: should be greater than 0 (found -3)"]),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_what_to_type(call: Call, arguments: list[str], says: list[str]):

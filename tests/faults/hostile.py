@@ -174,8 +174,7 @@ def read(path: Path) -> Any:
         folder = path.with_suffix("")
         folder.mkdir(exist_ok=True)
         path.rename(folder / "classes.json")
-        assert find_class_names(folder) == ([], None)
-        return None
+        return find_class_names(folder)
     if path.suffix == ".mat":
         return Sbd.raw_mask(object.__new__(Sbd), path)
     from segkit.data.files.bounded import UnusableError

@@ -109,7 +109,8 @@ class TestPickles:
             SplitLists(**keys).check()
         with pytest.raises(UserError):
             CsvTable(**keys)
-        find_class_names(root)
+        with contextlib.suppress(UserError):  # protocol 0 is text, of which no class is made
+            find_class_names(root)
         assert not sprung.exists()
 
     @pytest.mark.parametrize("form", FORMS)
