@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segkit.cli.app import launch
-from segkit.lazy_compiler import import_compiler_lazily
 from segkit.quick_imports import quick_imports
 
 if TYPE_CHECKING:
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
 
 
 def task(config: DictConfig) -> None:
-    import_compiler_lazily()
     with quick_imports():
         from segkit.commands.prediction import run
 

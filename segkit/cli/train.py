@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segkit.cli.app import launch
-from segkit.lazy_compiler import import_compiler_lazily
 from segkit.quick_imports import quick_imports
 
 if TYPE_CHECKING:
@@ -27,14 +26,12 @@ def task(config: DictConfig, trial: Trial | None = None) -> float | list[float |
     from segkit.tracking.courier import courier
 
     # What can be told without PyTorch is told before it is loaded.
-    settings = checked(RootSettings, plain(config))
+    checked(RootSettings, plain(config))
     if str(config.tracker.get("_target_")).endswith(".MlflowTracker"):
         with contextlib.suppress(OSError):
             # It imports MLflow while PyTorch is imported here: later, it would slow down the steps of the first epoch.
             courier().prepare()
 
-    if not settings.trainer.compile:
-        import_compiler_lazily()
     with quick_imports():
         from segkit.config.recipe import Recipe
         from segkit.experiment.training import run

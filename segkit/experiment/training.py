@@ -143,10 +143,7 @@ def prepare_torch(options: TrainerSettings, seed: int, device: torch.device) -> 
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     torch.backends.cudnn.benchmark = not deterministic
-    if options.compile:
-        torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    else:  # the same without telling the compiler, which would have to be imported for that
-        torch._C._set_deterministic_algorithms(deterministic, warn_only=True)  # pyright: ignore[reportPrivateUsage]
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Filling fresh tensors with NaN finds reads of memory never written, and costs a third of the speed.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     # Bilinear resizing has no deterministic CUDA backward; told once at the start instead of at every step.
