@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segkit.cli.app import launch
-from segkit.quick_imports import quick_imports
+from segkit.cli.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,13 +36,15 @@ def task(config: DictConfig, trial: Trial | None = None) -> float | list[float |
         from segkit.config.recipe import Recipe
         from segkit.experiment.training import run
 
+        recipe = Recipe.of(config)  # which imports all that the config names
+
     runtime = HydraConfig.get().runtime
     folder = Path(runtime.output_dir)
 
     def keep_config() -> None:
         write_config(OmegaConf.create({**config, "hydra": HydraConfig.get()}), folder)
 
-    return run(Recipe.of(config), folder, trial, choices=dict(runtime.choices), on_accepted=keep_config)
+    return run(recipe, folder, trial, choices=dict(runtime.choices), on_accepted=keep_config)
 
 
 def main() -> None:
