@@ -231,8 +231,8 @@ class Trainer:
             self.recording.display.evaluating(done, len(self.evaluator.data))
             self._stop_if_asked()
 
-        with self._interrupts.waiting():
-            evaluation = self.evaluator(self.learning.evaluated_model, self.strategy, on_batch=on_batch)
+        with self._interrupts.waiting(), memory.given_back(on_batch) as counted:
+            evaluation = self.evaluator(self.learning.evaluated_model, self.strategy, on_batch=counted)
         self.clock.evaluation += time.perf_counter() - started
         return evaluation
 

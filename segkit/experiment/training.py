@@ -16,7 +16,7 @@ from segkit.config.recipe import Recipe
 from segkit.config.schema import RootSettings, TrainerSettings
 from segkit.contracts import LabelSpace, Task, Tracker
 from segkit.data.transforms.apply import augmented
-from segkit.engine import heap, memory
+from segkit.engine import memory
 from segkit.engine.outputs import Recording
 from segkit.engine.progress import make_display
 from segkit.engine.trainer import Trainer
@@ -138,7 +138,7 @@ def _check_monitor(options: TrainerSettings, task: Task, settings: RootSettings)
 def prepare_torch(options: TrainerSettings, seed: int, device: torch.device) -> None:
     """Seeds, threads and algorithms of this process, as the settings want them."""
     deterministic = device.type == "cpu" if options.deterministic is None else options.deterministic
-    heap.keep()
+    memory.keep_freed()
     torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
