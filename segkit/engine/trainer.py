@@ -15,7 +15,7 @@ from segkit.config.schema import TrainerSettings
 from segkit.contracts import Batch, ProgressAware, TrainingData
 from segkit.engine import memory, snapshot
 from segkit.engine.cadence import Cadence, total_steps
-from segkit.engine.components import Learning
+from segkit.engine.components import Learning, recomputed_buffers, unchanged
 from segkit.engine.evaluator import Evaluation, Evaluator
 from segkit.engine.non_finite import NonFiniteGuard, check_weights
 from segkit.engine.outputs import Clock, Recording
@@ -57,6 +57,7 @@ class Trainer:
         self._save_when = Cadence(settings.checkpoint.every_steps, settings.checkpoint.every_epochs, steps)
         parts = [part for part in (learning.model, learning.loss) if isinstance(part, nn.Module)]
         self._progress_aware = [m for part in parts for m in part.modules() if isinstance(m, ProgressAware)]
+        self._recomputed_buffers = recomputed_buffers(learning.model)
         self._guard = NonFiniteGuard(settings.non_finite, learning.model, strategy)
         self._profile = StepProfile(recording.folder, strategy.device) if settings.profile else Profile()
         self._scalars = ScalarQueue()
@@ -166,7 +167,7 @@ class Trainer:
             with region("loss"):
                 terms = learning.loss(prediction, batch.mask)
                 add_share(scalars, terms, share)
-            with region("backward"):
+            with region("backward"), unchanged(self._recomputed_buffers):
                 self.strategy.backward(terms.total * share)
         self.state.step += 1
         self.state.images_seen += num_images

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from segkit.models.layers.batch_norm import BatchNorm2d
+
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
     """Convolution of stride 1 that keeps the size, batch norm, ReLU."""
@@ -16,7 +18,7 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, dilati
             dilation=dilation,
             bias=False,
         ),
-        nn.BatchNorm2d(out_channels),
+        BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
 
