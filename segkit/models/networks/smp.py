@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from segkit.contracts import Prediction, UserError
 from segkit.models.backbones import mix_transformer, timm_models
 from segkit.models.backbones.timm_backbone import Sizing, checkpoint_gradients
-from segkit.models.layers.atrous import leave_out_unseen_taps
 from segkit.models.layers.batch_norm import accept_single_values, beside_padding
 from segkit.models.layers.normalization import Normalize, Statistics
 
@@ -114,7 +113,6 @@ class SmpSegmenter(nn.Module):
         if frozen:
             self.backbone.requires_grad_(False)
         self.train()
-        leave_out_unseen_taps(self)
 
     @property
     def backbone(self) -> nn.Module:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
-from segkit.models.layers.atrous import leave_out_unseen_taps
+from segkit.models.layers.atrous import AtrousConv2d
 from segkit.models.layers.batch_norm import BatchNorm2d
 from segkit.models.layers.normalization import Normalize
 from segkit.models.layers.realtime_blocks import conv_norm, initialize
@@ -52,7 +52,6 @@ class ENet(nn.Module):
         self.stage5 = Bottleneck(16, act=_relu)
         self.classifier = nn.ConvTranspose2d(16, num_classes, 2, stride=2)
         initialize(self, [])
-        leave_out_unseen_taps(self)
 
     def forward(self, images: Tensor) -> Prediction:
         height, width = images.shape[-2:]
@@ -120,8 +119,10 @@ class Bottleneck(nn.Module):
                 nn.Conv2d(inner, inner, (5, 1), padding=(2, 0), bias=False),
                 nn.Conv2d(inner, inner, (1, 5), padding=(0, 2), bias=False),
             ]
+        elif kind == "dilated":
+            conv = [AtrousConv2d(inner, inner, 3, dilation, bias=False)]
         else:
-            conv = [nn.Conv2d(inner, inner, 3, padding=dilation, dilation=dilation, bias=False)]
+            conv = [nn.Conv2d(inner, inner, 3, padding=1, bias=False)]
         self.residual = nn.Sequential(
             conv_norm(channels, inner, 1),
             act(inner),
