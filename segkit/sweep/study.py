@@ -28,8 +28,6 @@ ERROR, FAULT, FOLDER, PARTS = "error", "fault", "folder", "folds"
 """User attributes of a trial: why it failed, that the user's input is at fault, its run folder, and the score of each
 fold that is done."""
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
 
 @dataclass(frozen=True)
 class Sweep:
