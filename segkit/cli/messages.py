@@ -17,9 +17,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.cli.arguments import parsed, quoted
+from segkit.cli.arguments import quoted
 from segkit.cli.options import Options, as_name
 from segkit.config.findings import unknown_key
+from segkit.config.overrides import parsed
 from segkit.errors import RunFailure, UserError, printable
 
 UNKNOWN = re.compile(r"Could not (?:append to config|delete from config|override|delete).*?'([^'@]+)")

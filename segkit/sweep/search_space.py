@@ -29,6 +29,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from segkit.config.overrides import with_null_listed
 from segkit.errors import UserError
 from segkit.sweep.values import Choice, as_text, categories
 
@@ -139,7 +140,7 @@ def _parsed(parser: OverridesParser, lines: Sequence[str]) -> list[Override]:
     parsed: list[Override] = []
     for line in lines:
         try:
-            parsed.append(parser.parse_override(line))
+            parsed.append(parser.parse_override(with_null_listed(line)))
         except HydraException as error:
             raise UserError(f"{line}: {str(error).strip().splitlines()[0]}") from None
     return parsed
