@@ -34,6 +34,7 @@ __all__ = [
     "ProgressAware",
     "QueryPrediction",
     "ReadingTransform",
+    "Recomputing",
     "RunInfo",
     "Sample",
     "SampleSource",
@@ -292,6 +293,17 @@ class Predictor(Protocol):
     """Images (B, C, H, W) as in `Batch` to a Prediction. A model is one; wrappers take another and are one."""
 
     def __call__(self, images: Tensor) -> Prediction: ...
+
+
+@runtime_checkable
+class Recomputing(Protocol):
+    """A module that, with gradient checkpointing, runs parts of its forward pass again in the backward pass.
+
+    Batch norms in these parts count a batch again, which is undone: the buffers of the module are put back after the
+    backward pass to what the forward pass had left.
+    """
+
+    gradient_checkpointing: bool
 
 
 @runtime_checkable

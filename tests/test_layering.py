@@ -10,7 +10,7 @@ import segkit
 PACKAGE = Path(segkit.__file__).parent
 
 ORDER = (
-    "errors lazy_compiler quick_imports logits contracts config run data models losses metrics tasks optim predictors "
+    "errors logits contracts config run data models losses metrics tasks optim predictors "
     "engine tracking reporting sweep experiment commands cli"
 ).split()
 """Every room may import those before it. A file needs no entry here: its folder has one."""

@@ -4,7 +4,7 @@
 
 The bare loop trains the same network with the same loss, optimizer, precision and batch size on one batch that
 lies in memory: no data, no log, no tracker, no progress display. It leaves freed memory to the C library; with
-`--keep-memory` it keeps it, as training does (`segkit/engine/heap.py`). Both run in processes of their own and
+`--keep-memory` it keeps it, as training does (`segkit/engine/memory.py`). Both run in processes of their own and
 take turns, so that a machine whose speed drifts slows both; the medians are compared. The first steps of
 either, which allocate memory, do not count; nor does evaluation.
 """
@@ -52,14 +52,14 @@ def bare_loop(overrides: list[str], steps: int, keep_memory: bool) -> float:
     from segkit.config.recipe import Recipe
     from segkit.contracts import Batch, Targets
     from segkit.data.transforms.apply import augmented
-    from segkit.engine import heap
+    from segkit.engine import memory
     from segkit.experiment.assembly import Experiment
 
     OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         experiment = Experiment(Recipe.of(hydra.compose("train", overrides)))
     if keep_memory:
-        heap.keep()
+        memory.keep_freed()
     torch.manual_seed(experiment.recipe.settings.seed)
     source, strategy = experiment.source("train"), experiment.strategy
     samples = [

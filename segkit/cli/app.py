@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.grammar import grammar_functions
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -39,8 +38,6 @@ OmegaConf.register_new_resolver("pid", os.getpid, replace=True, use_cache=True)
 PLUGINS = str(PACKAGE / "sweep" / "plugin")
 if PLUGINS not in sys.path:
     sys.path.append(PLUGINS)
-# Of all values, null alone is one that Hydra refuses in choice(...), and takes in key=null,1.0.
-grammar_functions.choice.__annotations__["args"] = Any
 
 Task = Callable[..., Any]
 

@@ -6,9 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from segkit.config.overrides import parsed, with_null_listed
 
 WITH_VALUE = frozenset(
     "--config-path -cp --config-name -cn --config-dir -cd --package -p --cfg -c --experimental-rerun".split()
@@ -43,7 +41,7 @@ def arranged(arguments: Sequence[str]) -> list[str]:
 
 
 def readable(override: str) -> str:
-    """`override` with ~/ expanded, and quoted if it is plain text that Hydra's grammar has no reading of.
+    """`override` with ~/ expanded, no null in choice(...), and plain text quoted that the grammar has no reading of.
 
     Names of folders may hold =, #, umlauts and much else. What looks like a list, a function or several values is
     left as it is: quoted, it would lose its meaning without a word.
@@ -56,15 +54,7 @@ def readable(override: str) -> str:
         looks_meant = re.match(r"\s*[\[{]|\s*\w+\(", value)
         if not looks_meant:
             value = quoted(value)
-    return f"{key}={value}"
-
-
-def parsed(override: str) -> Override | None:
-    """What Hydra reads in `override`; None if it is against the grammar."""
-    try:
-        return OverridesParser.create().parse_override(override)
-    except HydraException:
-        return None
+    return with_null_listed(f"{key}={value}")
 
 
 def quoted(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segkit.cli.app import launch
-from segkit.quick_imports import quick_imports
+from segkit.cli.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

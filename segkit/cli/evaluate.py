@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segkit.cli.app import launch
-from segkit.lazy_compiler import import_compiler_lazily
-from segkit.quick_imports import quick_imports
+from segkit.cli.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -17,7 +16,6 @@ def task(config: DictConfig) -> float:
 
     from hydra.core.hydra_config import HydraConfig
 
-    import_compiler_lazily()
     with quick_imports():
         from segkit.commands.evaluation import run
 

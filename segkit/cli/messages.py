@@ -14,12 +14,13 @@ import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.cli.arguments import parsed, quoted
+from segkit.cli.arguments import quoted
 from segkit.cli.options import Options, as_name
 from segkit.config.findings import unknown_key
+from segkit.config.overrides import parsed
 from segkit.errors import RunFailure, UserError, printable
 
 UNKNOWN = re.compile(r"Could not (?:append to config|delete from config|override|delete).*?'([^'@]+)")
@@ -233,17 +234,17 @@ def _of_key(text: str, config_name: str, overrides: Sequence[str], options: Opti
 
 
 def _of_key_in(config: DictConfig, key: str, *, certain: bool) -> str | None:
-    node: Any = config
+    node: Any = OmegaConf.to_container(config, resolve=False)
     *parents, last = key.split(".")
     for depth, part in enumerate([*parents, last]):
         above = ".".join(key.split(".")[:depth])
-        if isinstance(node, ListConfig):
+        if isinstance(node, list):
             if part.isdecimal() and int(part) < len(node):
-                node = node._get_node(int(part))
+                node = node[int(part)]
                 continue
             entries = ", ".join(f"{above}.{index} ({as_name(entry)})" for index, entry in enumerate(node))
             return f"{key}: {above} is a list, whose entries go by number: {entries or 'there are none'}"
-        if node is not None and not isinstance(node, DictConfig):
+        if node is not None and not isinstance(node, dict):
             return f"{key}: {above} is a single value and has no keys below it" if certain else None
         if node is None or part not in node:
             if not certain:
@@ -251,7 +252,7 @@ def _of_key_in(config: DictConfig, key: str, *, certain: bool) -> str | None:
             name = ".".join(key.split(".")[: depth + 1])
             # What is hydra's own is no neighbour of the command's keys.
             return unknown_key(name, [str(there) for there in node or () if depth or there != "hydra"])
-        node = node._get_node(part)
+        node = node[part]
     if not certain:
         return None
     return f"{key}: the new value has keys that are not there yet; add them one by one with +{key}.NAME=VALUE"

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from segkit.cli.arguments import parsed
+from segkit.config.overrides import parsed
 
 
 @dataclass(frozen=True)

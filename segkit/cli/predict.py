@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segkit.cli.app import launch
-from segkit.lazy_compiler import import_compiler_lazily
-from segkit.quick_imports import quick_imports
+from segkit.cli.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 def task(config: DictConfig) -> None:
-    import_compiler_lazily()
     with quick_imports():
         from segkit.commands.prediction import run
 

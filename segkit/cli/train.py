@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segkit.cli.app import launch
-from segkit.lazy_compiler import import_compiler_lazily
-from segkit.quick_imports import quick_imports
+from segkit.cli.quick_imports import quick_imports
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,17 +27,17 @@ def task(config: DictConfig, trial: Trial | None = None) -> float | list[float |
 
     _require_use_of_backbone(config)
     # What can be told without PyTorch is told before it is loaded.
-    settings = checked(RootSettings, plain(config))
+    checked(RootSettings, plain(config))
     if str(config.tracker.get("_target_")).endswith(".MlflowTracker"):
         with contextlib.suppress(OSError):
             # It imports MLflow while PyTorch is imported here: later, it would slow down the steps of the first epoch.
             courier().prepare()
 
-    if not settings.trainer.compile:
-        import_compiler_lazily()
     with quick_imports():
         from segkit.config.recipe import Recipe
         from segkit.experiment.training import run
+
+        recipe = Recipe.of(config)  # which imports all that the config names
 
     runtime = HydraConfig.get().runtime
     folder = Path(runtime.output_dir)
@@ -46,7 +45,7 @@ def task(config: DictConfig, trial: Trial | None = None) -> float | list[float |
     def keep_config() -> None:
         write_config(OmegaConf.create({**config, "hydra": HydraConfig.get()}), folder)
 
-    return run(Recipe.of(config), folder, trial, choices=dict(runtime.choices), on_accepted=keep_config)
+    return run(recipe, folder, trial, choices=dict(runtime.choices), on_accepted=keep_config)
 
 
 def _require_use_of_backbone(config: DictConfig) -> None:

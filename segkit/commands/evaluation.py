@@ -12,7 +12,7 @@ from rich.text import Text
 
 from segkit.config import instantiate
 from segkit.config.schema import EvaluateScriptSettings, TrainerSettings, checked
-from segkit.engine import heap, memory
+from segkit.engine import memory
 from segkit.engine.evaluator import Evaluation
 from segkit.engine.progress import CONSOLE
 from segkit.experiment.assembly import TrainedExperiment, of_checkpoint
@@ -30,7 +30,7 @@ def run(config: DictConfig, folder: Path) -> float:
     output = folder if settings.output is None else output_folder(Path(settings.output), "output")
     output.mkdir(parents=True, exist_ok=True)
     trained = of_checkpoint(settings.run, device=settings.device, precision=settings.precision, trust=settings.trust)
-    heap.keep()
+    memory.keep_freed()
     evaluation = evaluate(trained, settings)
     best_evaluation.draw(evaluation.confusion, evaluation.panels, trained.labels, output)
     scores = {"run": str(settings.run), "checkpoint": str(trained.path), "step": trained.step}
@@ -55,10 +55,9 @@ def evaluate(trained: TrainedExperiment, settings: EvaluateScriptSettings) -> Ev
         with (
             memory.shortage_told("during evaluation", _remedies(settings, options), strategy.device),
             CONSOLE.status(f"evaluating {num_samples} samples") as status,
+            memory.given_back(lambda done: status.update(f"evaluated {done} of {num_samples} samples")) as counted,
         ):
-            return evaluator(
-                model, strategy, on_batch=lambda done: status.update(f"evaluated {done} of {num_samples} samples")
-            )
+            return evaluator(model, strategy, on_batch=counted)
     finally:
         evaluator.data.close()
 

@@ -25,7 +25,6 @@ from segkit.config.credentials import hidden, revealed
 from segkit.config.findings import ConfigError, describe, unknown_key
 from segkit.config.odd_values import odd_values
 from segkit.config.renamed import with_current_names
-from segkit.quick_imports import quick_imports
 
 SPECIAL_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 Node = Mapping[str, Any]
@@ -61,8 +60,7 @@ def locate(target: str, key: str) -> Callable[..., Any]:
     for length in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:length])
         try:
-            with quick_imports():
-                found: Any = importlib.import_module(module_name)
+            found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
                 continue

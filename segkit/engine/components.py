@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from segkit.contracts import Loss, Prediction, Schedule
+from segkit.contracts import Loss, Prediction, Recomputing, Schedule
 from segkit.engine.ema import Ema
 from segkit.errors import UserError
 
@@ -36,6 +37,22 @@ class Learning:
     @property
     def evaluated_model(self) -> nn.Module:
         return self.model if self.ema is None else self.ema.model
+
+
+def recomputed_buffers(model: nn.Module) -> list[Tensor]:
+    """Buffers of modules that the backward pass runs again."""
+    parts = [part for part in model.modules() if isinstance(part, Recomputing) and part.gradient_checkpointing]
+    return [buffer for part in parts for buffer in part.buffers()]
+
+
+@contextmanager
+def unchanged(buffers: Sequence[Tensor]) -> Generator[None]:
+    """Puts `buffers` back to what they were."""
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    with torch.no_grad():
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
 
 
 class CompiledForward:

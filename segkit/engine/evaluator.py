@@ -14,10 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segkit.contracts import Batch, Counts, EvaluationData, Loss, Metric, Prediction, Predictor, Strategy, Task
-from segkit.engine import heap
-
-# Sizes of batches after which memory is given back to the system.
-SIZES_HELD = 16
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,6 @@ class Evaluator:
         losses: list[tuple[int, dict[str, Tensor]]] = []
         shown = self._shown()
         panels: dict[str, tuple[Batch, Tensor]] = {}
-        sizes: set[torch.Size] = set()
         done = 0
         with _without_search():
             for host_batch in self.data:
@@ -93,11 +88,6 @@ class Evaluator:
                         panels[id] = _alone(host_batch, index), predicted[index].clone()
                 done += len(batch)
                 on_batch(done)
-                if batch.images.shape not in sizes:
-                    sizes.add(batch.images.shape)
-                    if len(sizes) % SIZES_HELD == 0:
-                        heap.give_back()
-        heap.give_back()  # whole images leave other gaps than crops fill
         counts = strategy.reduce(confusion.compute())
         scores = self.task.scores(counts).named(self.task.labels.names)
         for metric in self.metrics.values():

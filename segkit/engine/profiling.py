@@ -61,7 +61,7 @@ class StepProfile(Profile):
         self._steps_seen = 0
         self._images = 0
         self._seconds: dict[str, float] = defaultdict(float)
-        self._step_started = self._started = 0.0
+        self._started = 0.0
         self._profiler: torch.profiler.profile | None = None
 
     @contextlib.contextmanager

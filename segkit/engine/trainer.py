@@ -16,7 +16,7 @@ from segkit.config.schema import TrainerSettings
 from segkit.contracts import Batch, ProgressAware, Strategy, TrainingData
 from segkit.engine import memory, snapshot
 from segkit.engine.cadence import Cadence, total_steps
-from segkit.engine.components import Learning
+from segkit.engine.components import Learning, recomputed_buffers, unchanged
 from segkit.engine.evaluator import Evaluation, Evaluator
 from segkit.engine.non_finite import NonFiniteGuard, check_weights
 from segkit.engine.outputs import Clock, Recording
@@ -57,6 +57,7 @@ class Trainer:
         self._save_when = Cadence(settings.checkpoint.every_steps, settings.checkpoint.every_epochs, steps)
         parts = [part for part in (learning.model, learning.loss) if isinstance(part, nn.Module)]
         self._progress_aware = [m for part in parts for m in part.modules() if isinstance(m, ProgressAware)]
+        self._recomputed_buffers = recomputed_buffers(learning.model)
         self._guard = NonFiniteGuard(settings.non_finite, learning.model, strategy)
         self._profile = StepProfile(recording.folder, strategy.device) if settings.profile else Profile()
         self._scalars = ScalarQueue()
@@ -167,7 +168,7 @@ class Trainer:
                 with region("loss"):
                     terms = learning.loss(prediction, batch)
                     add_share(scalars, terms, share)
-                with region("backward"):
+                with region("backward"), unchanged(self._recomputed_buffers):
                     self.strategy.backward(terms.total * share)
         scalars = {name: self.strategy.reduce(value) for name, value in scalars.items()}
         self.state.step += 1
@@ -243,8 +244,8 @@ class Trainer:
             self.recording.display.evaluating(done, len(self.evaluator.data))
             self._stop_if_asked()
 
-        with self._interrupts.waiting():
-            evaluation = self.evaluator(self.learning.evaluated_model, self.strategy, on_batch=on_batch)
+        with self._interrupts.waiting(), memory.given_back(on_batch) as counted:
+            evaluation = self.evaluator(self.learning.evaluated_model, self.strategy, on_batch=counted)
         self.clock.evaluation += time.perf_counter() - started
         return evaluation
 

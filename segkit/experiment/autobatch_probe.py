@@ -17,7 +17,7 @@ import yaml
 
 from segkit.config.recipe import Recipe
 from segkit.contracts import Batch, LabelSpace, Targets
-from segkit.engine import heap, memory
+from segkit.engine import memory
 from segkit.errors import UserError
 from segkit.experiment.assembly import Experiment
 from segkit.experiment.resolved import Resolved
@@ -39,7 +39,7 @@ def main() -> None:
     options = experiment.options
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
-    heap.keep()  # as in training
+    memory.keep_freed()  # as in training
     strategy = experiment.strategy
     on_gpu = strategy.device.type == "cuda"
     # What this process has taken by now is part of the peaks to come.

@@ -16,7 +16,7 @@ from segkit.config.recipe import Recipe
 from segkit.config.schema import RootSettings, TrainerSettings
 from segkit.contracts import LabelSpace, Task, Tracker
 from segkit.data.transforms.apply import augmented
-from segkit.engine import heap, memory
+from segkit.engine import memory
 from segkit.engine.outputs import Recording
 from segkit.engine.progress import make_display
 from segkit.engine.trainer import Trainer
@@ -138,15 +138,12 @@ def _check_monitor(options: TrainerSettings, task: Task, settings: RootSettings)
 def prepare_torch(options: TrainerSettings, seed: int, device: torch.device) -> None:
     """Seeds, threads and algorithms of this process, as the settings want them."""
     deterministic = device.type == "cpu" if options.deterministic is None else options.deterministic
-    heap.keep()
+    memory.keep_freed()
     torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     torch.backends.cudnn.benchmark = not deterministic
-    if options.compile:
-        torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    else:  # the same without telling the compiler, which would have to be imported for that
-        torch._C._set_deterministic_algorithms(deterministic, warn_only=True)  # pyright: ignore[reportPrivateUsage]
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Filling fresh tensors with NaN finds reads of memory never written, and costs a third of the speed.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     # Bilinear resizing has no deterministic CUDA backward; told once at the start instead of at every step.

@@ -11,8 +11,6 @@ from segkit.config.types import Positive
 from segkit.contracts import Prediction
 from segkit.models.backbones.pyramid import SimpleFeaturePyramid
 from segkit.models.backbones.timm_backbone import Backbone
-from segkit.models.layers.atrous import leave_out_unseen_taps
-from segkit.models.layers.batch_norm import accept_single_values
 from segkit.models.layers.normalization import Normalize
 
 
@@ -52,8 +50,6 @@ class Segmenter(nn.Module):
             features = self.pyramid.features
         self.head = head(features=features, num_classes=num_classes)
         self.auxiliary = None if auxiliary is None else auxiliary(features=features, num_classes=num_classes)
-        accept_single_values(self)
-        leave_out_unseen_taps(self)
 
     def forward(self, images: Tensor) -> Prediction:
         maps = self.backbone(self.normalize(images))

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, flushed, renamed, and carrying a digest."""
+"""Files of checkpoints: flushed to the disk when written, and carrying a digest, so that damage is noticed."""
 
 from __future__ import annotations
 
@@ -51,21 +51,6 @@ def _feed(update: Callable[[Any], None], value: Any) -> None:
             _feed(update, item)
     else:
         update(f"{type(value).__name__} {value!r};".encode())
-
-
-def write(content: Content, path: Path) -> None:
-    """Put a checkpoint at `path`, flushed to the disk: all of it, or what stood there before.
-
-    Raises OSError that names the file, the room it needs and the room there is.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write_flushed(content, temporary)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        remove(temporary)
-        raise refused(path, content, error) from error
 
 
 def write_flushed(content: Content, path: Path, number: int = 0) -> None:

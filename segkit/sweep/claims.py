@@ -24,6 +24,8 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
 
+from segkit.sweep import optuna_internals
+
 CLAIM = "segkit"
 """User attribute of a trial that holds its claim."""
 
@@ -189,12 +191,10 @@ class Claims:
         return time.monotonic() - since > self._grace_s
 
     def _frozen(self, number: int) -> FrozenTrial:
-        storage = self.study._storage
-        trial_id = storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
-        return storage.get_trial(trial_id)
+        return optuna_internals.trial_of(self.study, number)
 
     def _store(self, trial: FrozenTrial, claim: Claim) -> Claim:
-        self.study._storage.set_trial_user_attr(trial._trial_id, CLAIM, asdict(claim))
+        optuna_internals.note(self.study, trial, CLAIM, asdict(claim))
         return claim
 
 

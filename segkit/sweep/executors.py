@@ -2,6 +2,9 @@
 
 Hydra's launchers block until the batch they are given ends. Here every batch is one job and every slot has a
 thread that waits for it, so that a new trial starts when any ends.
+
+Hydra's private names stand in this file alone: it has no public one for its basic launcher, whose jobs can have
+processes of their own here, and none for the loggers of launchers.
 """
 
 from __future__ import annotations

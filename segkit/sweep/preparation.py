@@ -96,7 +96,7 @@ def prepare(opened: Sweep, space: Space, shared: SharedConfig) -> int | None:
 
     `shared` is what the trials have in common. Raises UserError where the study was begun with something else.
     """
-    storage, study = opened.storage, opened.study
+    study = opened.study
     with opened.claims.locked():
         shared.check(study)
     limit = opened.settings.n_trials
@@ -106,7 +106,7 @@ def prepare(opened: Sweep, space: Space, shared: SharedConfig) -> int | None:
         raise UserError("hydra.sweeper.custom_search_space: a grid takes all its values from choices and ranges")
     points = grid_points(space.distributions)
     with opened.claims.locked():
-        queued = len(storage.get_all_trials(study._study_id, deepcopy=False))
+        queued = len(study.get_trials(deepcopy=False))
         for point in points[queued:]:
             study.enqueue_trial(point)
     return len(points) if limit is None else min(limit, len(points))

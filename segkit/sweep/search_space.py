@@ -29,7 +29,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from segkit.config.overrides import with_null_listed
 from segkit.errors import UserError
+from segkit.sweep import optuna_internals
 from segkit.sweep.values import Choice, as_text, categories
 
 CustomSpace = Callable[[DictConfig, Trial], Any]
@@ -63,7 +65,7 @@ class Space:
     def draw(self, config: DictConfig, trial: Trial) -> None:
         """Have `trial` draw all values. Raises UserError where the custom space fails, or sets a fixed key."""
         for key, distribution in self.distributions.items():
-            trial._suggest(key, distribution)  # what `ask` does; a value that is there already stays
+            optuna_internals.suggest(trial, key, distribution)
         if self.custom is None:
             return
         fixed = {bare_key(override.get_key_element()): override.input_line for override in _parsed_lines(self.fixed)}
@@ -139,7 +141,7 @@ def _parsed(parser: OverridesParser, lines: Sequence[str]) -> list[Override]:
     parsed: list[Override] = []
     for line in lines:
         try:
-            parsed.append(parser.parse_override(line))
+            parsed.append(parser.parse_override(with_null_listed(line)))
         except HydraException as error:
             raise UserError(f"{line}: {str(error).strip().splitlines()[0]}") from None
     return parsed

@@ -13,12 +13,12 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from segkit.config import instantiate
 from segkit.config.credentials import masked
 from segkit.errors import UserError
+from segkit.sweep import optuna_internals
 from segkit.sweep.claims import CLAIM, Claims
 from segkit.sweep.samplers import seeded
 from segkit.sweep.settings import SweepSettings
@@ -28,8 +28,6 @@ ERROR, FAULT, FOLDER, PARTS = "error", "fault", "folder", "folds"
 """User attributes of a trial: why it failed, that the user's input is at fault, its run folder, and the score of each
 fold that is done."""
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -37,7 +35,6 @@ class Sweep:
 
     settings: SweepSettings
     name: str
-    storage: BaseStorage
     study: optuna.Study
     claims: Claims
 
@@ -49,12 +46,11 @@ class Sweep:
         return self.study.get_trials(deepcopy=False)
 
     def trial(self, number: int) -> FrozenTrial:
-        trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
-        return self.storage.get_trial(trial_id)
+        return optuna_internals.trial_of(self.study, number)
 
     def note(self, number: int, name: str, value: object) -> None:
         """Keep a fact with a trial that is running."""
-        self.storage.set_trial_user_attr(self.trial(number)._trial_id, name, value)
+        optuna_internals.note(self.study, self.trial(number), name, value)
 
     def finish(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         """End a trial. A second end of the same trial changes nothing."""
@@ -71,7 +67,7 @@ class Sweep:
 
     def report(self, number: int, score: float, step: int) -> bool:
         """Tell an intermediate score; whether the trial should end. A score told before stays as it was."""
-        trial = optuna.Trial(self.study, self.trial(number)._trial_id)
+        trial = optuna_internals.resumed(self.study, self.trial(number))
         if step not in self.trial(number).intermediate_values and math.isfinite(score):
             trial.report(score, step)
         return trial.should_prune()
@@ -114,7 +110,7 @@ def open_sweep(settings: SweepSettings, *, for_jobs: bool) -> Sweep:
             f"{list(found)}; give this sweep a study of its own with hydra.sweeper.study_name=..."
         )
     claims = Claims(study, lock, grace_s=settings.grace_s)
-    return Sweep(settings, name, storage, study, claims)
+    return Sweep(settings, name, study, claims)
 
 
 def make_sampler(settings: SweepSettings) -> BaseSampler:

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from segkit.config.credentials import hidden_in_override
 from segkit.config.masking import mask_in_place
 from segkit.errors import Interrupted, UserError
+from segkit.sweep import optuna_internals
 from segkit.sweep.claims import Claim, claim_of
 from segkit.sweep.display import SweepDisplay, make_display
 from segkit.sweep.executors import Slots, make_slots, quiet_launchers
@@ -177,7 +178,7 @@ class _Running:
             trial = study.ask()
         else:
             study.sampler.before_trial(study, left_behind)
-            trial = optuna.Trial(study, left_behind._trial_id)
+            trial = optuna_internals.resumed(study, left_behind)
         try:
             self.space.draw(self.config, trial)
         except UserError as error:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from segkit.cli.arguments import arranged, parsed, quoted, readable
+from segkit.cli.arguments import arranged, quoted, readable
 from segkit.cli.messages import as_text
+from segkit.config.overrides import parsed
 
 PATHS = [
     *("a%20b", "a?b", "a#b", "a=b", "a b", "a[1]", "a~b", "a$b", "ä/ö", "日本", "/x/a (1)", "a{b}", "a:b", "a;b"),
@@ -55,3 +56,19 @@ def test_options_come_first_with_their_values():
         *("a=b", "c=d", "e=f"),
     ]
     assert arranged(["--info", "defaults", "a=b"]) == ["--info", "defaults", "a=b"]
+
+
+@pytest.mark.parametrize(
+    ("override", "listed"),
+    [
+        ("x=choice(null,1.0)", "x=null,1.0"),
+        ("+a.b= choice( 'a,b' , null )", "+a.b= 'a,b' , null "),
+        ("x=choice(null)", "x=null"),
+        ("x=choice(1,[null])", "x=choice(1,[null])"),  # which Hydra takes
+        ("x=choice(1,'null')", "x=choice(1,'null')"),
+        ("x=choice(null,", "x=choice(null,"),
+        ("x=range(null,1)", "x=range(null,1)"),
+    ],
+)
+def test_null_is_a_choice_like_any_other(override: str, listed: str):
+    assert readable(override) == listed

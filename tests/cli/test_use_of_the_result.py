@@ -269,7 +269,7 @@ def test_a_checkpoint_whose_config_names_other_code_is_refused(finished: Path, t
     content = dict(checkpoint.read(finished / "checkpoints" / "last.pt"))
     config = content["config"]
     config["model"]["head"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'sprung'}"}
-    checkpoint.write({**content, "config": config}, tmp_path / "evil.pt")
+    checkpoint.write_flushed({**content, "config": config}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match=r"os\.system.*not allowed"):
         segkit.load(tmp_path / "evil.pt")
     assert not (tmp_path / "sprung").exists()

@@ -67,7 +67,7 @@ EVERY_OPTION = [(group, option) for group in groups() for option in options(grou
 def test_it_composes_and_every_key_binds_and_comes_back_from_a_checkpoint(group: str, option: str, tmp_path: Path):
     values = compose(f"{group}={option}", *NEEDED.get((group, option), []))
     Recipe.of(values)
-    checkpoint.write({"config": values}, tmp_path / "last.pt")
+    checkpoint.write_flushed({"config": values}, tmp_path / "last.pt")
     # As text, True is not 1 and a key 255 is not "255".
     assert repr(stored_config(checkpoint.read(tmp_path / "last.pt"))) == repr(values)
     assert [key for key, _ in leaves(values) if rule_of(key) is None] == []

@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix, 
 
 from segkit.contracts import Batch, DataError, LabelSpace, Loss, LossTerms, Prediction, Sample
 from segkit.data.loader import EvaluationLoader
+from segkit.engine import memory
 from segkit.engine.evaluator import Evaluation, Evaluator
 from segkit.engine.strategy.single_device import SingleDevice
 from segkit.losses.combined import CombinedLoss
@@ -258,7 +259,8 @@ def test_memory_does_not_grow_with_the_number_of_sizes() -> None:
         def predictor(model: nn.Module) -> Callable[[Tensor], Prediction]:
             return lambda images: Prediction(model((images / 255).contiguous(memory_format=torch.channels_last)))
 
-        make(Noise(sizes), batch_size=1, predictor=predictor)(network, DEVICE)
+        with memory.given_back(lambda done: None) as on_batch:  # as commands evaluate
+            make(Noise(sizes), batch_size=1, predictor=predictor)(network, DEVICE, on_batch=on_batch)
         return psutil.Process().memory_info().rss / 2**20
 
     sizes = [(40 + i, 50 + i // 3) for i in range(300)]

@@ -169,3 +169,17 @@ def test_without_a_compiler_the_user_is_told_which(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"trainer\.compile=true.*C\+\+ compiler.*g\+\+"):
         CompiledForward(nn.Identity(), batch_size=4)
+
+
+def test_gradient_checkpointing_counts_a_batch_once_in_the_statistics(tmp_path: Path):
+    """The backward pass runs a checkpointed stage again, batch norms included."""
+    states: list[dict[str, torch.Tensor]] = []
+    for checkpointing in ("false", "true"):
+        options = ["backbone=resnet18", "model/head=fcn", f"backbone.gradient_checkpointing={checkpointing}"]
+        trainer = trainer_of(tmp_path / checkpointing, *options, "trainer.accumulate=2", "trainer.deterministic=true")
+        trainer.train_step(next(trainer.data.batches(0)))
+        finish(trainer)
+        states.append(trainer.learning.model.state_dict())
+    plain, recomputed = states
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+    assert plain["backbone.net.layer1.0.bn1.num_batches_tracked"] == 2

@@ -187,7 +187,7 @@ def test_a_run_says_it_and_keeps_it(caplog: pytest.LogCaptureFixture, tmp_path: 
     assert "images: mean 0.5 0.5 0.5, std 0.5 0.5 0.5 (the pretrained weights of test_resnet)" in caplog.text
     model: Any = trainer.learning.model
     assert model.normalize.mean.flatten().tolist() == [0.5, 0.5, 0.5]
-    checkpoint.write(snapshot.taken(trainer), tmp_path / "new.pt")
+    checkpoint.write_flushed(snapshot.taken(trainer), tmp_path / "new.pt")
     finish(trainer)
     loaded: Any = segkit.load(tmp_path / "new.pt")
     assert loaded.model.normalize.mean.flatten().tolist() == [0.5, 0.5, 0.5]
@@ -202,7 +202,7 @@ def test_checkpoints_of_before_keep_what_their_config_says(finished: Path, tmp_p
     config["backbone"]["pretrained"] = config["model"]["backbone"]["pretrained"] = True
     weights = {"normalize.mean": torch.tensor(IMAGENET.mean), "normalize.std": torch.tensor(IMAGENET.std)}
     content["ema"]["model"] |= {name: value.view(3, 1, 1) for name, value in weights.items()}
-    checkpoint.write(content | {"config": json.dumps(config)}, tmp_path / "old.pt")
+    checkpoint.write_flushed(content | {"config": json.dumps(config)}, tmp_path / "old.pt")
     old: Any = segkit.load(tmp_path / "old.pt")
     assert old.model.normalize.mean.flatten().tolist() == pytest.approx(IMAGENET.mean)
     assert old.predict(np.zeros((8, 8, 3), np.uint8)).shape == (8, 8)

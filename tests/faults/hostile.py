@@ -194,13 +194,14 @@ def main(folder: str) -> None:
     import resource
 
     from segkit.data.files.inspection import UnusableError
+    from segkit.errors import UserError
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refusals: dict[str, str] = {}
     for path in sorted(Path(folder).iterdir()):
         try:
             read(path)
-        except UnusableError as error:
+        except (UnusableError, UserError) as error:
             refusals[path.name] = str(error)
     took = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(json.dumps({"took": took, "refusals": refusals}))

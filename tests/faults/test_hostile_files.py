@@ -170,7 +170,7 @@ class TestCommands:
     def test_a_stored_config_that_is_none(self, text: Any, finished: Path, sprung: Path) -> None:
         content = checkpoint.read(finished / "checkpoints" / "last.pt")
         path = sprung.with_suffix(".pt")
-        checkpoint.write({**content, "config": text}, path)
+        checkpoint.write_flushed({**content, "config": text}, path)
         with pytest.raises(UserError):
             segkit.load(path)
 
@@ -179,7 +179,7 @@ def with_config(finished: Path, sprung: Path, changes: dict[str, Any]) -> Path:
     """A whole checkpoint of the finished run with those nodes of its config changed."""
     content = checkpoint.read(finished / "checkpoints" / "last.pt")
     path = sprung.with_suffix(".pt")
-    checkpoint.write({**content, "config": content["config"] | changes}, path)
+    checkpoint.write_flushed({**content, "config": content["config"] | changes}, path)
     return path
 
 
@@ -410,7 +410,7 @@ class TestWhatPeopleSee:
     def test_names_of_a_checkpoint_hold_no_control_characters(self, finished: Path, tmp_path: Path) -> None:
         content = checkpoint.read(finished / "checkpoints" / "last.pt")
         labels = {**content["labels"], "names": [f"{self.ESCAPE}{n}" for n in range(7)]}
-        checkpoint.write({**content, "labels": labels}, tmp_path / "named.pt")
+        checkpoint.write_flushed({**content, "labels": labels}, tmp_path / "named.pt")
         assert all(name.isprintable() for name in segkit.load(tmp_path / "named.pt").labels.names)
 
     def test_pictures_take_any_name(self, tmp_path: Path) -> None:

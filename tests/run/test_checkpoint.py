@@ -20,14 +20,14 @@ def content(step: int) -> dict:
 
 
 def test_a_checkpoint_comes_back_as_it_went(tmp_path: Path):
-    checkpoint.write(content(7), tmp_path / "a.pt")
+    checkpoint.write_flushed(content(7), tmp_path / "a.pt")
     read = checkpoint.read(tmp_path / "a.pt")
     assert read["state"] == {"step": 7}
     assert torch.equal(read["model"]["weight"], torch.full((3, 4), 7.0))
 
 
 def test_pytorch_reads_it_with_weights_only(tmp_path: Path):
-    checkpoint.write(content(7), tmp_path / "a.pt")
+    checkpoint.write_flushed(content(7), tmp_path / "a.pt")
     assert torch.load(tmp_path / "a.pt", weights_only=True)["content"]["state"]["step"] == 7
 
 
@@ -43,7 +43,7 @@ def test_the_digest_is_about_values_types_shapes_and_names(dtype: torch.dtype):
 
 def test_every_flipped_bit_of_the_weights_is_noticed(tmp_path: Path):
     path = tmp_path / "a.pt"
-    checkpoint.write(content(7), path)
+    checkpoint.write_flushed(content(7), path)
     whole = path.read_bytes()
     start = whole.find(torch.full((12,), 7.0).numpy().tobytes())
     assert start > 0
@@ -58,7 +58,7 @@ def test_every_flipped_bit_of_the_weights_is_noticed(tmp_path: Path):
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_a_truncated_file_is_damaged(tmp_path: Path, share: float):
     path = tmp_path / "a.pt"
-    checkpoint.write(content(7), path)
+    checkpoint.write_flushed(content(7), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(DamagedCheckpoint, match=r"a\.pt"):
@@ -67,7 +67,7 @@ def test_a_truncated_file_is_damaged(tmp_path: Path, share: float):
 
 def test_the_newest_whole_one_is_found_and_damage_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     for step in (1, 2, 3):
-        checkpoint.write(content(step), tmp_path / f"step{step}.pt")
+        checkpoint.write_flushed(content(step), tmp_path / f"step{step}.pt")
     (tmp_path / "step3.pt").write_bytes((tmp_path / "step3.pt").read_bytes()[:-100])
     found = checkpoint.newest(tmp_path)
     assert found is not None

@@ -24,7 +24,7 @@ OF_EVERY_TYPE = {
 
 
 def test_every_type_comes_back(tmp_path: Path):
-    checkpoint.write({"config": OF_EVERY_TYPE}, tmp_path / "last.pt")
+    checkpoint.write_flushed({"config": OF_EVERY_TYPE}, tmp_path / "last.pt")
     found = stored_config(checkpoint.read(tmp_path / "last.pt"))
     assert repr(found) == repr(OF_EVERY_TYPE)  # tells 1 from 1.0 and from True, -0.0 from 0.0, tuples from lists
 

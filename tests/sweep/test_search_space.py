@@ -3,13 +3,13 @@ from __future__ import annotations
 import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from optuna import Trial
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from segkit.cli import app  # noqa: F401 - null in choice(...)
+from segkit.config.overrides import with_null_listed
 from segkit.errors import UserError
 from segkit.sweep.search_space import Space, describe, read_space
 from segkit.sweep.values import as_text, categories, quoted
@@ -101,7 +101,9 @@ def is_the_same(found: object, value: object) -> bool:
 @given(st.lists(SCALARS, min_size=1, max_size=6, unique_by=lambda value: (type(value), repr(value))))
 def test_any_choice_comes_back_through_study_and_command_line_with_type_and_text(values: list[object]):
     """Through Hydra's parser, Optuna's storage, the override of a trial and the composed config."""
-    (given_,) = [OverridesParser.create().parse_override(f"key=choice({','.join(map(as_argument, values))})")]
+    assume(values != [None])  # which is no choice
+    line = with_null_listed(f"key=choice({','.join(map(as_argument, values))})")
+    given_ = OverridesParser.create().parse_override(line)
     choices = categories(given_.value().list)  # type: ignore[union-attr]
     space = Space({"key": CategoricalDistribution(list(choices))}, (), choices={"key": choices})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))

@@ -99,5 +99,6 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
     kind = torch.from_numpy(np.empty(0, dtype))
     if get_worker_info() is None:
         return kind.new_empty(shape)
+    # As PyTorch's default_collate does it: `share_memory_()`, the public way, takes the memory twice and copies it.
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * kind.element_size())
     return kind.set_(storage, 0, shape)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -1,4 +1,8 @@
-"""Processes that read and augment: they end with whoever started them, and what ends them is told with its remedy."""
+"""Processes that read and augment: they end with whoever started them, and what ends them is told with its remedy.
+
+The private names of PyTorch's DataLoader stand in this file alone: it has no public way to end its workers now, or to
+tell which process is which worker.
+"""
 
 from __future__ import annotations
 
@@ -252,7 +256,6 @@ def _end(iterators: list[Any], board: Board, owner: int) -> None:
         while iterators:
             iterator = iterators.pop()
             _kill_hanging(iterator._workers, board)
-            # PyTorch offers no public way to end workers before the garbage collector does.
             iterator._shutdown_workers()
             for process in iterator._workers:
                 process.kill()

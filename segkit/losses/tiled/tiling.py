@@ -2,7 +2,9 @@
 
 On a CPU each thread takes bands of its own, image by image, rather than its share of every operation: the threads
 then wait for each other once, not at each of some thousand small operations, which matters most where other processes
-want the same cores.
+want the same cores. Forward and backward of loss=combined on (8, 19, 512, 512), two threads of PyTorch against two
+here: 0.59 s against 0.29 s with both cores for itself, 14 s against 1.2 s where some eight processes share them (the
+best of five rounds, in turns). There, where the two cores are halves of one, a single thread takes 0.31 s.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segkit.contracts import UserError
 from segkit.models.backbones import timm_models
-from segkit.models.layers.batch_norm import keep_statistics_when_recomputed
+from segkit.models.layers.batch_norm import beside_padding
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,10 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return crop(_maps(self.net, self.sizing.pad(images)), self.features, images.shape[-2:])
+        padded = images
+        if self.training and self.sizing.fixed is None:
+            padded = beside_padding(images, max(feature.reduction for feature in self.features))
+        return crop(_maps(self.net, self.sizing.pad(padded)), self.features, images.shape[-2:])
 
 
 class TimmBackbone(Backbone):
@@ -119,7 +122,8 @@ class TimmBackbone(Backbone):
         frozen: no parameter trains and the model stays in evaluation mode, batch norm included.
         gradient_checkpointing: recompute the maps inside the stages in the backward pass: less memory, the same
             gradients, a third more time. Chen et al., "Training Deep Nets with Sublinear Memory Cost"
-            (arXiv 1604.06174).
+            (arXiv 1604.06174). Batch norms of what is recomputed count a batch twice unless the buffers are put back
+            after the backward pass, as the training loop does (`contracts.Recomputing`).
     """
 
     weights_statistics = staticmethod(timm_models.weights_statistics)
@@ -160,6 +164,7 @@ class TimmBackbone(Backbone):
                 "dataset.crop_size=... predictor=sliding predictor.window=..."
             )
         super().__init__(net, features, sizing, frozen)
+        self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             checkpoint_gradients(net, name)
 
@@ -192,7 +197,6 @@ def checkpoint_gradients(net: Any, name: str) -> None:
         raise UserError(
             f"backbone.gradient_checkpointing=true, but backbone.name={name} does not offer it; allowed: false"
         ) from error
-    keep_statistics_when_recomputed(net)
 
 
 def _maps(net: Any, images: Tensor) -> list[Tensor]:

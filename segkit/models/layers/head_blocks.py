@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from torch import nn
 
+from segkit.models.layers.atrous import AtrousConv2d
+from segkit.models.layers.batch_norm import BatchNorm2d
+
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
     """Convolution of stride 1 that keeps the size, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=dilation * (kernel_size // 2),
-            dilation=dilation,
-            bias=False,
-        ),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+    if dilation == 1:
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    else:
+        conv = AtrousConv2d(in_channels, out_channels, kernel_size, dilation, bias=False)
+    return nn.Sequential(conv, BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 def initialize(head: nn.Module, classifier: nn.Conv2d) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkit.models.layers.batch_norm import BatchNorm2d
+
 
 def conv_norm(
     in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, groups: int = 1
@@ -22,7 +24,7 @@ def conv_norm(
             groups=groups,
             bias=False,
         ),
-        nn.BatchNorm2d(out_channels),
+        BatchNorm2d(out_channels),
     )
 
 

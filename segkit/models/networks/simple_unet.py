@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from segkit.config.types import Positive, Share
 from segkit.contracts import Prediction
-from segkit.models.layers.batch_norm import accept_single_values
 from segkit.models.layers.head_blocks import conv_norm_relu, initialize
 from segkit.models.layers.normalization import Normalize
 
@@ -50,7 +49,6 @@ class SimpleUNet(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
         initialize(self, self.classifier)
-        accept_single_values(self)
 
     def forward(self, images: Tensor) -> Prediction:
         values = self.down[0](self.normalize(images))

@@ -13,8 +13,7 @@ from segkit.contracts import Prediction, UserError
 from segkit.logits import resize_logits
 from segkit.models.backbones import mix_transformer, timm_models
 from segkit.models.backbones.timm_backbone import Sizing, checkpoint_gradients
-from segkit.models.layers.atrous import leave_out_unseen_taps
-from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.batch_norm import accept_single_values, beside_padding
 from segkit.models.layers.normalization import Normalize, Statistics
 
 Decoder = Literal[
@@ -103,6 +102,8 @@ class SmpSegmenter(nn.Module):
             self.network = timm_models.build(
                 encoder, make, pretrained=pretrained, weights=weights, options=encoder_options
             )
+        accept_single_values(self.network.decoder)
+        self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             checkpoint_gradients(getattr(self.network.encoder, "model", self.network.encoder), encoder)
         stride = self.network.encoder.output_stride
@@ -113,8 +114,6 @@ class SmpSegmenter(nn.Module):
         if frozen:
             self.backbone.requires_grad_(False)
         self.train()
-        accept_single_values(self)
-        leave_out_unseen_taps(self)
 
     @property
     def backbone(self) -> nn.Module:
@@ -128,7 +127,10 @@ class SmpSegmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         height, width = images.shape[-2:]
-        padded = self.sizing.pad(self.normalize(images))
+        padded = self.normalize(images)
+        if self.training:
+            padded = beside_padding(padded, max(self.sizing.multiple, self.sizing.minimum))
+        padded = self.sizing.pad(padded)
         # With a shallower encoder or another upsampling smp's logits have another size; they lie over the padding too.
         logits = resize_logits(self.network(padded), padded.shape[-2:])
         return Prediction(logits[:, :, :height, :width])

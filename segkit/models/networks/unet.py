@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segkit.config.types import Positive
 from segkit.contracts import Prediction, UserError
-from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.batch_norm import BatchNorm2d
 from segkit.models.layers.head_blocks import initialize
 from segkit.models.layers.normalization import Normalize
 
@@ -52,7 +52,6 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(double_conv(2 * here, here) for _, here in steps)
         self.classifier = nn.Conv2d(channels[0], num_classes, 1)
         initialize(self, self.classifier)
-        accept_single_values(self)
 
     def forward(self, images: Tensor) -> Prediction:
         values = self.down[0](self.normalize(images))
@@ -70,5 +69,5 @@ def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
     """Twice: 3x3 convolution that keeps the size, batch norm, ReLU."""
     layers: list[nn.Module] = []
     for channels in (in_channels, out_channels):
-        layers += [nn.Conv2d(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+        layers += [nn.Conv2d(channels, out_channels, 3, padding=1), BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from segkit.contracts import Prediction
 from segkit.models.backbones.timm_backbone import TimmBackbone, pick
-from segkit.models.layers.batch_norm import accept_single_values
 from segkit.models.layers.normalization import Normalize
 from segkit.models.layers.realtime_blocks import conv_norm_act, initialize, resize_like
 
@@ -67,7 +66,6 @@ class BiSeNet(nn.Module):
             {name: _head(channels, channels // 2, num_classes) for name in ("context16", "context32")}
         )
         initialize(self, [self.head, *self.auxiliary.values()])
-        accept_single_values(self)
 
     def forward(self, images: Tensor) -> Prediction:
         x = self.normalize(images)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
-from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.batch_norm import BatchNorm2d
 from segkit.models.layers.normalization import Normalize
 from segkit.models.layers.realtime_blocks import conv_norm, conv_norm_act, initialize
 
@@ -76,7 +76,6 @@ class BiSeNetV2(nn.Module):
             {name: _head(channels, auxiliary_channels, num_classes, dropout) for name, channels in STAGES.items()}
         )
         initialize(self, [self.head, *self.auxiliary.values()])
-        accept_single_values(self)
 
     def forward(self, images: Tensor) -> Prediction:
         x = self.normalize(images)
@@ -112,7 +111,7 @@ class ContextEmbedding(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = BatchNorm2d(channels)
         self.conv = conv_norm_act(channels, channels, 1)
         self.last = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
 

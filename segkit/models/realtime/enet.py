@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
-from segkit.models.layers.atrous import leave_out_unseen_taps
-from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.atrous import AtrousConv2d
+from segkit.models.layers.batch_norm import BatchNorm2d
 from segkit.models.layers.normalization import Normalize
 from segkit.models.layers.realtime_blocks import conv_norm, initialize
 
@@ -52,8 +52,6 @@ class ENet(nn.Module):
         self.stage5 = Bottleneck(16, act=_relu)
         self.classifier = nn.ConvTranspose2d(16, num_classes, 2, stride=2)
         initialize(self, [])
-        accept_single_values(self)
-        leave_out_unseen_taps(self)
 
     def forward(self, images: Tensor) -> Prediction:
         height, width = images.shape[-2:]
@@ -93,7 +91,7 @@ class Initial(nn.Module):
         # Inputs of many channels would leave the convolution none; it keeps half of them at least.
         self.pooled = min(in_channels, channels // 2)
         self.conv = nn.Conv2d(in_channels, channels - self.pooled, 3, stride=2, padding=1, bias=False)
-        self.finish = nn.Sequential(nn.BatchNorm2d(channels), nn.PReLU(channels))
+        self.finish = nn.Sequential(BatchNorm2d(channels), nn.PReLU(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(torch.cat([self.conv(x), F.max_pool2d(x[:, : self.pooled], 2)], dim=1))
@@ -121,13 +119,15 @@ class Bottleneck(nn.Module):
                 nn.Conv2d(inner, inner, (5, 1), padding=(2, 0), bias=False),
                 nn.Conv2d(inner, inner, (1, 5), padding=(0, 2), bias=False),
             ]
+        elif kind == "dilated":
+            conv = [AtrousConv2d(inner, inner, 3, dilation, bias=False)]
         else:
-            conv = [nn.Conv2d(inner, inner, 3, padding=dilation, dilation=dilation, bias=False)]
+            conv = [nn.Conv2d(inner, inner, 3, padding=1, bias=False)]
         self.residual = nn.Sequential(
             conv_norm(channels, inner, 1),
             act(inner),
             *conv,
-            nn.BatchNorm2d(inner),
+            BatchNorm2d(inner),
             act(inner),
             conv_norm(inner, channels, 1),
             nn.Dropout2d(dropout),
@@ -147,7 +147,7 @@ class Down(nn.Module):
         self.more_channels = out_channels - in_channels
         self.residual = nn.Sequential(
             nn.Conv2d(in_channels, inner, 2, stride=2, bias=False),
-            nn.BatchNorm2d(inner),
+            BatchNorm2d(inner),
             nn.PReLU(inner),
             conv_norm(inner, inner, 3),
             nn.PReLU(inner),
@@ -173,7 +173,7 @@ class Up(nn.Module):
             conv_norm(in_channels, inner, 1),
             nn.ReLU(),
             nn.ConvTranspose2d(inner, inner, 3, stride=2, padding=1, output_padding=1, bias=False),
-            nn.BatchNorm2d(inner),
+            BatchNorm2d(inner),
             nn.ReLU(),
             conv_norm(inner, out_channels, 1),
         )

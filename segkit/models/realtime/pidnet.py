@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.contracts import Prediction
-from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.batch_norm import BatchNorm2d
 from segkit.models.layers.normalization import Normalize
 from segkit.models.layers.realtime_blocks import conv_norm, conv_norm_act, initialize, resize_like
 
@@ -89,7 +89,6 @@ class PIDNet(nn.Module):
         self.head = _head(4 * planes, hidden, num_classes)
         self.auxiliary = _head(wide, hidden, num_classes)
         initialize(self, [self.head, self.auxiliary])
-        accept_single_values(self)
 
     def forward(self, images: Tensor) -> Prediction:
         x = self.shared4(self.stem(self.normalize(images))).relu()
@@ -238,18 +237,18 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 def _biased_conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     # The authors' stem has biases that batch norm undoes; they are part of the published number.
     conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+    return nn.Sequential(conv, BatchNorm2d(out_channels), nn.ReLU())
 
 
 def _norm_relu_conv(in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
-    return nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU(), conv)
+    return nn.Sequential(BatchNorm2d(in_channels), nn.ReLU(), conv)
 
 
 def _head(in_channels: int, hidden: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(
         *_norm_relu_conv(in_channels, hidden, kernel_size=3),
-        nn.BatchNorm2d(hidden),
+        BatchNorm2d(hidden),
         nn.ReLU(),
         nn.Conv2d(hidden, num_classes, 1),
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segkit.contracts import Prediction
 from segkit.models.backbones.timm_backbone import TimmBackbone, pick
-from segkit.models.layers.batch_norm import accept_single_values
+from segkit.models.layers.batch_norm import BatchNorm2d
 from segkit.models.layers.normalization import Normalize
 from segkit.models.layers.realtime_blocks import conv_norm, conv_norm_act, initialize, resize_like
 
@@ -61,7 +61,6 @@ class SFNet(nn.Module):
         self.head = conv_norm_act(4 * channels, channels, 3).append(nn.Conv2d(channels, num_classes, 1))
         self.auxiliary = nn.ModuleList(auxiliary_head(channels, num_classes, dropout) for _ in finer)
         initialize(self, [self.head, *self.auxiliary])
-        accept_single_values(self)
 
     def forward(self, images: Tensor) -> Prediction:
         maps = self.backbone(self.normalize(images))
@@ -133,11 +132,11 @@ def _pixel_centers(length: int, device: torch.device) -> Tensor:
 
 def lateral(in_channels: int, channels: int) -> nn.Sequential:
     """A backbone level brought to the pyramid's width; the convolution has a bias, as published."""
-    return nn.Sequential(nn.Conv2d(in_channels, channels, 1), nn.BatchNorm2d(channels), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1), BatchNorm2d(channels), nn.ReLU())
 
 
 def auxiliary_head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
     """Logits of one level, which computes in training only."""
     conv = nn.Conv2d(channels, channels, 3, padding=1)
     classifier = nn.Conv2d(channels, num_classes, 1)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(), nn.Dropout2d(dropout), classifier)
+    return nn.Sequential(conv, BatchNorm2d(channels), nn.ReLU(), nn.Dropout2d(dropout), classifier)

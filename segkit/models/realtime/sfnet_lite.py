@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from segkit.contracts import Prediction
 from segkit.models.backbones.timm_backbone import TimmBackbone, pick
-from segkit.models.layers.batch_norm import accept_single_values
 from segkit.models.layers.normalization import Normalize
 from segkit.models.layers.realtime_blocks import conv_norm_act, initialize, resize_like
 from segkit.models.realtime.sfnet import PyramidPooling, auxiliary_head, lateral, warp
@@ -58,7 +57,6 @@ class SFNetLite(nn.Module):
         self.head = conv_norm_act(2 * channels, channels, 3).append(nn.Conv2d(channels, num_classes, 1))
         self.auxiliary = auxiliary_head(channels, num_classes, dropout)
         initialize(self, [self.head, self.auxiliary])
-        accept_single_values(self)
 
     def forward(self, images: Tensor) -> Prediction:
         maps = self.backbone(self.normalize(images))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import filelock
 
 from segkit.config.credentials import REFUSED, connectable, how_to_give, masked
-from segkit.quick_imports import quick_imports
 from segkit.run.record import Destination
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ def import_mlflow() -> type[MlflowClient]:
     """The class of MLflow's clients, once MLflow is imported, which takes seconds."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with quick_imports():
-        from mlflow import MlflowClient
+    from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):  # they announce every table of a fresh store
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segkit.models.layers.atrous import AtrousConv2d, leave_out_unseen_taps
-from segkit.models.networks.smp import SmpSegmenter
+from segkit.models.layers.atrous import AtrousConv2d
+from tests.composed import experiment
 
 
-def pair(**arguments: object) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """The same convolution twice, the second one prepared."""
-    plain = nn.Conv2d(4, 4, **arguments).double()  # pyright: ignore[reportArgumentType]
-    prepared = copy.deepcopy(plain)
-    leave_out_unseen_taps(prepared)
-    return plain, prepared
+def pair(
+    kernel_size: int | tuple[int, int], dilation: int | tuple[int, int], groups: int = 1, bias: bool = True
+) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The same convolution twice, the first one with PyTorch's own class."""
+    atrous = AtrousConv2d(4, 4, kernel_size, dilation, groups, bias).double()
+    plain = nn.Conv2d(
+        4, 4, atrous.kernel_size, padding=atrous.padding, dilation=atrous.dilation, groups=groups, bias=bias
+    ).double()
+    plain.load_state_dict(atrous.state_dict())
+    return plain, atrous
+
+
+def build(option: str) -> nn.Module:
+    made = experiment(f"model={option}")
+    return made.recipe.build("model", filled=made.filled())
 
 
 def multiply_adds(layer: nn.Module, size: tuple[int, int]) -> int:
@@ -41,9 +47,9 @@ def multiply_adds(layer: nn.Module, size: tuple[int, int]) -> int:
     ],
 )
 def test_work_is_done_for_the_taps_that_can_see(size: tuple[int, int], taps: int):
-    plain, prepared = pair(kernel_size=3, padding=6, dilation=6)
+    plain, atrous = pair(3, 6)
     assert multiply_adds(plain, size) == size[0] * size[1] * 4 * 4 * 9
-    assert multiply_adds(prepared, size) == size[0] * size[1] * 4 * 4 * taps
+    assert multiply_adds(atrous, size) == size[0] * size[1] * 4 * 4 * taps
 
 
 @settings(max_examples=150, deadline=None)
@@ -59,9 +65,7 @@ def test_results_and_gradients_are_those_of_the_whole_kernel(
     kernel: tuple[int, int], rates: tuple[int, int], size: tuple[int, int], groups: int, bias: bool, seed: int
 ):
     torch.manual_seed(seed)
-    padding = tuple(side // 2 * rate for side, rate in zip(kernel, rates, strict=True))
-    layers = pair(kernel_size=kernel, padding=padding, dilation=rates, groups=groups, bias=bias)
-    assert isinstance(layers[1], AtrousConv2d) == (max(rates) > 1)
+    layers = pair(kernel, rates, groups, bias)
     images, direction = torch.randn(2, 2, 4, *size, dtype=torch.float64)
     found: list[list[torch.Tensor]] = []
     for layer in layers:
@@ -76,35 +80,21 @@ def test_results_and_gradients_are_those_of_the_whole_kernel(
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"kernel_size": 3, "padding": 1},  # no rate
-        {"kernel_size": 3, "padding": 4, "dilation": 2},  # a larger map
-        {"kernel_size": 3, "padding": 2, "dilation": 2, "stride": 2},
-        {"kernel_size": 3, "padding": 2, "dilation": 2, "padding_mode": "reflect"},  # padding that is seen
-        {"kernel_size": 2, "padding": 1, "dilation": 2},
-        {"kernel_size": 3, "padding": "same", "dilation": 2},
-    ],
-)
-def test_other_convolutions_are_left_alone(other: dict[str, object]):
-    assert type(pair(**other)[1]) is nn.Conv2d
-
-
 def test_an_exported_graph_is_one_for_all_sizes():
-    plain, prepared = pair(kernel_size=3, padding=6, dilation=6)
+    plain, atrous = pair(3, 6)
     any_size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     small, large = (torch.randn(1, 4, size, size, dtype=torch.float64) for size in (3, 20))
-    exported = torch.export.export(prepared, (small,), dynamic_shapes=(any_size,)).module()
+    exported = torch.export.export(atrous, (small,), dynamic_shapes=(any_size,)).module()
     for images in (small, large):
         torch.testing.assert_close(exported(images), plain(images))
 
 
-@pytest.mark.parametrize("decoder", ["deeplabv3", "deeplabv3plus"])
-def test_networks_of_smp_keep_their_parameters_and_their_logits(decoder: str):
-    own = SmpSegmenter(decoder, "test_resnet", num_classes=3, mean=[0.5] * 3, std=[0.25] * 3).eval()  # pyright: ignore[reportArgumentType]
-    theirs = smp.create_model(decoder, "tu-test_resnet", encoder_weights=None, classes=3).eval()
-    theirs.load_state_dict(own.network.state_dict())
-    assert sum(isinstance(layer, AtrousConv2d) for layer in own.modules()) >= 3
-    images = torch.rand(1, 3, 64, 96)
-    torch.testing.assert_close(own.network(images), theirs(images))
+@pytest.mark.parametrize("option", ["deeplabv3", "deeplabv3plus", "enet"])
+def test_models_are_built_with_it(option: str):
+    """Every convolution of theirs with a rate; the backbone's are as timm builds them."""
+    model = build(option)
+    backbone = set(getattr(model, "backbone", nn.Module()).modules())
+    atrous = [part for part in model.modules() if isinstance(part, nn.Conv2d) and max(part.dilation) > 1]
+    own = [part for part in atrous if part not in backbone]
+    assert len(own) == (8 if option == "enet" else 3)
+    assert all(type(part) is AtrousConv2d for part in own)

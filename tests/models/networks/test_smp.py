@@ -23,7 +23,7 @@ def test_no_decoder_is_left_out() -> None:
 @pytest.mark.parametrize("decoder", get_args(Decoder))
 def test_one_image_of_any_size_trains(decoder: str) -> None:
     model = segmenter(decoder, "vit_tiny_patch16_224" if decoder == "dpt" else "resnet18")
-    for size in [(33, 47), (1, 70)]:
+    for size in [(33, 47), (1, 70), (1, 1)]:
         model.zero_grad()
         logits = model.train()(torch.randint(256, (1, 3, *size), dtype=torch.uint8)).logits
         assert logits.shape == (1, 3, *size)

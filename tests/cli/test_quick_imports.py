@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from segkit.quick_imports import quick_imports
+from segkit.cli.quick_imports import quick_imports
 
 
 def test_garbage_is_collected_again_afterwards_whatever_happens():
