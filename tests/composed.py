@@ -7,6 +7,7 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
+from segkit.config import instantiate
 from segkit.config.recipe import Recipe
 from segkit.contracts import LabelSpace
 from segkit.data.datasets.source import palette
@@ -16,6 +17,13 @@ from segkit.experiment.resolved import Resolved
 from tests.conftest import REPOSITORY
 
 
+def compose(*overrides: str, root: str = "train") -> dict[str, Any]:
+    """The plain config of one of the commands."""
+    OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
+    with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        return instantiate.plain(hydra.compose(root, list(overrides)))
+
+
 def recipe(*overrides: str) -> Recipe:
     OmegaConf.register_new_resolver("pid", lambda: 0, replace=True)
     with hydra.initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
@@ -23,8 +31,11 @@ def recipe(*overrides: str) -> Recipe:
 
 
 def experiment(*overrides: str) -> Experiment:
+    return experiment_of(recipe(*overrides))
+
+
+def experiment_of(composed: Recipe) -> Experiment:
     """An experiment whose label space is that of its config, so that a data set without files does too."""
-    composed = recipe(*overrides)
     dataset: Any = composed.values["dataset"]
     number = int(dataset["num_classes"])
     names = dataset.get("class_names") or [f"class_{index}" for index in range(number)]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
 
+from omegaconf import DictConfig, OmegaConf
+
 from segkit.config import instantiate
 from segkit.config.findings import ConfigError
 from segkit.config.schema import RootSettings, checked
@@ -75,6 +77,7 @@ class Recipe:
 
         Of a stored config only the nodes that are built are held against their constructors, when they are.
         """
+        _require_use_of_backbone(config)
         values = instantiate.plain(config)
         recipe = cls(checked(RootSettings, values), values, trust)
         if not trust.of_file:
@@ -147,6 +150,12 @@ class Recipe:
     @staticmethod
     def _filled(key: str) -> Sequence[str]:
         return FILLED.get(key.partition(".")[0], ())
+
+
+def _require_use_of_backbone(config: Any) -> None:
+    """Refuse a backbone (+backbone=...) beside a model that reads nothing of it: interpolations still say so."""
+    if isinstance(config, DictConfig) and "backbone" in config and "${backbone" not in OmegaConf.to_yaml(config.model):
+        raise ConfigError(f"backbone: nothing reads it; {config.model.get('_target_')} takes no backbone")
 
 
 def without_methods(node: Any) -> Any:

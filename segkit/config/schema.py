@@ -146,14 +146,6 @@ class RootSettings(Settings):
     tracker: dict[str, Any]
     paths: dict[str, str]
 
-    @model_validator(mode="after")
-    def backbone_is_used(self) -> RootSettings:
-        if self.backbone is not None and "backbone" not in self.model and self.backbone not in self.model.values():
-            raise PydanticCustomError(
-                "odd_value", "backbone: nothing reads it; {model} takes no backbone", {"model": self.model["_target_"]}
-            )
-        return self
-
 
 class EvaluateScriptSettings(Settings):
     """The top level of `scripts/evaluate.py`."""

@@ -10,7 +10,7 @@ from segkit.losses.cross_entropy import CrossEntropyLoss
 from segkit.losses.dice import DiceLoss
 from segkit.losses.focal import FocalLoss
 from segkit.losses.weighted import WeightedLoss
-from tests.config.test_options import compose
+from tests.composed import compose
 
 SPACE = {"num_classes": 7, "ignore_index": 255}
 

@@ -20,7 +20,8 @@ from segkit.contracts import Prediction
 from segkit.losses.combined import CombinedLoss
 from segkit.losses.tiled.class_sums import class_sums, pixel_surprise
 from segkit.losses.tiled.probabilities import Reading
-from tests.config.test_options import compose, options
+from tests.composed import compose
+from tests.harness.options import options
 from tests.losses.reference import IGNORE
 from tests.losses.test_base import value_and_gradient
 from tests.losses.tiled.test_resize import small_tiles, threads
