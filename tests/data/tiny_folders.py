@@ -114,18 +114,22 @@ def camvid(root: Path) -> None:
 
 
 def split_lists(root: Path) -> None:
-    for split in ("train", "val"):
-        write_image(root / f"images/{split}_1.png")
-        write_mask(root / f"masks/{split}_1.png", [0, 1, 2, 255])
-        write_text(root / f"splits/{split}.txt", f"{split}_1\n")
+    for again in ("", "_2"):
+        for split in ("train", "val"):
+            write_image(root / f"images{again}/{split}_1.png")
+            write_mask(root / f"masks{again}/{split}_1.png", [0, 1, 2, 255])
+            write_text(root / f"splits{again}/{split}.txt", f"{split}_1\n")
 
 
 def csv(root: Path) -> None:
+    rows = ["image,mask,second,split"]
     for split in ("train", "val"):
         write_image(root / f"images/{split}_1.png")
         write_mask(root / f"masks/{split}_1.png", [0, 1, 2, 255])
-    rows = [f"images/{split}_1.png,masks/{split}_1.png,{split}" for split in ("train", "val")]
-    write_text(root / "data.csv", "\n".join(["image,mask,split", *rows]) + "\n")
+        write_mask(root / f"masks/{split}_2.png", [2, 1])
+        rows.append(f"images/{split}_1.png,masks/{split}_1.png,masks/{split}_2.png,{split}")
+    for table in ("data.csv", "more.csv"):
+        write_text(root / table, "\n".join(rows) + "\n")
 
 
 def maker(option: str) -> Callable[[Path], None] | None:

@@ -137,11 +137,14 @@ def split(option: Option) -> None:
     assert not names[0] & names[1]
 
 
-def write_lists(folder: Path) -> None:
-    """Lists of the names of the samples that every option is composed with."""
+def write_lists(folder: Path, first: int = 0) -> None:
+    """Lists and folds of the names of the samples that every option is composed with, the `first` of them left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.txt").write_text("".join(f"train/{index:04d}\n" for index in range(5)))
-    (folder / "val.txt").write_text("train/0005\n" + "".join(f"val/{index:04d}\n" for index in range(3)))
+    names = [f"train/{index:04d}\n" for index in range(6)] + [f"val/{index:04d}\n" for index in range(3)]
+    (folder / "train.txt").write_text("".join(names[first:5]))
+    (folder / "val.txt").write_text("".join(names[5:]))
+    for fold in range(5):
+        (folder / f"fold_{fold}.txt").write_text("".join(names[fold::5]))
 
 
 def transform(option: Option) -> None:

@@ -3,20 +3,21 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segkit.config import instantiate
 from segkit.contracts import Prediction, UserError
 from segkit.losses.combined import CombinedLoss
 from segkit.losses.cross_entropy import CrossEntropyLoss
 from segkit.losses.dice import DiceLoss
 from segkit.losses.focal import FocalLoss
 from segkit.losses.weighted import WeightedLoss
-from tests.composed import compose
+from tests.composed import experiment
 
 SPACE = {"num_classes": 7, "ignore_index": 255}
 
 
 def from_command_line(*overrides: str) -> WeightedLoss:
-    return instantiate.build(compose("loss=weighted", *overrides)["loss"], "loss")
+    built = experiment("loss=weighted", *overrides).loss()
+    assert isinstance(built, WeightedLoss)
+    return built
 
 
 def case() -> tuple[Prediction, torch.Tensor]:
