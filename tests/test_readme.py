@@ -79,10 +79,3 @@ def test_the_two_first_commands_are_those_of_make_and_ci():
 def test_pictures_and_files_that_are_named_are_there():
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (REPOSITORY / path).exists(), path
-
-
-def test_the_options_in_the_table_are_those_that_exist():
-    for group in ("loss", "dataset", "transform", "optimizer", "scheduler", "trainer", "predictor", "tracker"):
-        (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
-        listed = set(re.findall(r"`([a-z0-9_]+)`", row)) - {group}
-        assert listed == {path.stem for path in (REPOSITORY / "conf" / group).glob("*.yaml")}, group

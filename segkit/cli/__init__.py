@@ -1,0 +1,1 @@
+"""What the launchers call: arguments, messages, streams; nothing heavy is imported at the top."""

@@ -1,0 +1,1 @@
+"""What each command does beside training: evaluate, predict, check and set up data, browse, multirun."""

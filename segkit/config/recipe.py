@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
+
+from omegaconf import DictConfig, OmegaConf
 
 from segkit.config import instantiate
 from segkit.config.findings import ConfigError
@@ -75,6 +77,7 @@ class Recipe:
 
         Of a stored config only the nodes that are built are held against their constructors, when they are.
         """
+        _require_use_of_backbone(config)
         values = instantiate.plain(config)
         recipe = cls(checked(RootSettings, values), values, trust)
         if not trust.of_file:
@@ -142,11 +145,23 @@ class Recipe:
     @cached_property
     def class_weight_methods(self) -> dict[str, str]:
         """The methods by which losses weigh their classes, by dotted key."""
-        return dict(_methods(self.values["loss"], "loss"))
+        found = _class_weights(self.values["loss"], "loss")
+        return {key: method for key, method in found if isinstance(method, str)}
+
+    @cached_property
+    def class_weight_keys(self) -> list[str]:
+        """The dotted keys at which losses are given class weights, as numbers or by a method."""
+        return [key for key, weights in _class_weights(self.values["loss"], "loss") if weights is not None]
 
     @staticmethod
     def _filled(key: str) -> Sequence[str]:
         return FILLED.get(key.partition(".")[0], ())
+
+
+def _require_use_of_backbone(config: Any) -> None:
+    """Refuse a backbone (+backbone=...) beside a model that reads nothing of it: interpolations still say so."""
+    if isinstance(config, DictConfig) and "backbone" in config and "${backbone" not in OmegaConf.to_yaml(config.model):
+        raise ConfigError(f"backbone: nothing reads it; {config.model.get('_target_')} takes no backbone")
 
 
 def without_methods(node: Any) -> Any:
@@ -159,13 +174,13 @@ def without_methods(node: Any) -> Any:
     return [without_methods(value) for value in node] if isinstance(node, list) else node  # pyright: ignore
 
 
-def _methods(node: Any, key: str) -> Any:
+def _class_weights(node: Any, key: str) -> Iterator[tuple[str, Any]]:
     if isinstance(node, Mapping):
         for name, value in node.items():  # pyright: ignore
-            if name == CLASS_WEIGHTS and isinstance(value, str):
+            if name == CLASS_WEIGHTS:
                 yield f"{key}.{name}", value
             else:
-                yield from _methods(value, f"{key}.{name}")
+                yield from _class_weights(value, f"{key}.{name}")
     elif isinstance(node, list):
         for index, value in enumerate(node):  # pyright: ignore
-            yield from _methods(value, f"{key}[{index}]")
+            yield from _class_weights(value, f"{key}[{index}]")

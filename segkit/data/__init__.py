@@ -1,0 +1,1 @@
+"""From files to batches: splits, and loaders for training and evaluation."""

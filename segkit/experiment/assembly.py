@@ -144,10 +144,23 @@ class Experiment:
         loss = preflight.as_module(weighted.build("loss", filled=self.labels.parameters), "loss")
         return loss.to(self.strategy.device)
 
+    def _require_use_of_class_weights(self) -> None:
+        """Raises UserError for class weights that their loss does not read."""
+        weighted = self.recipe.replaced(self.resolved.class_weights)
+        for key in self.recipe.class_weight_keys:
+            tries = [weighted.replaced({key: weights}) for weights in (None, self._unlike_weights)]
+            losses = [each.build("loss", filled=self.labels.parameters) for each in tries]
+            preflight.check_class_weights(key, losses, self.task)
+
+    @property
+    def _unlike_weights(self) -> list[float]:
+        return [float(number) for number in range(1, self.labels.num_classes + 1)]
+
     def components(self, steps_per_epoch: int) -> Learning:
         """What learns, and by what rule."""
         options, model = self.options, self.model()
         loss = self.loss()
+        self._require_use_of_class_weights()
         optimizer = self.recipe.build("optimizer", model=model)
         steps = total_steps(options, steps_per_epoch)
         schedule = self.recipe.build(

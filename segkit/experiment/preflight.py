@@ -93,6 +93,22 @@ def check_metrics(metrics: Iterable[ListedMetric]) -> None:
             probing.check(metric)
 
 
+def check_class_weights(key: str, losses: Sequence[Loss], task: Task) -> None:
+    """Raise UserError if `losses`, which differ in the class weights at `key` alone, give the same of random logits."""
+    classes = task.labels.num_classes
+    with undisturbed(torch.device("cpu")):
+        mask = task.example(2, (16, 16))
+        mask = torch.randint(2 if mask.ndim == 4 else classes, mask.shape)
+        logits = torch.randn(2, classes, 16, 16)
+        queries = [QueryPrediction(torch.randn(2, classes, classes + 1), logits)]
+        try:
+            totals = [loss(Prediction(logits, {}, queries), mask).total for loss in losses]
+        except Exception:  # whoever calls it with a prediction of the model says so
+            return
+    if all(torch.equal(total, totals[0]) for total in totals):
+        raise UserError(f"{key}: {kind(losses[0])} gives the same with any class weights; allowed: null")
+
+
 def as_module(built: Any, key: str) -> nn.Module:
     """What a node has built, if it is a module. Raises UserError else."""
     if not isinstance(built, nn.Module):

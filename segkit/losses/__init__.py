@@ -1,0 +1,1 @@
+"""Losses, a file each, on logits at the head's own stride."""

@@ -1,0 +1,1 @@
+"""Confusion counts, the scores of them, and metrics of torchmetrics."""

@@ -1,0 +1,1 @@
+"""Segmentation models: a backbone with a head, and networks of their own."""

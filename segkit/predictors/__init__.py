@@ -1,0 +1,1 @@
+"""From a model to predictions of images of any size."""

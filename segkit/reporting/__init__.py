@@ -1,0 +1,1 @@
+"""Figures, panels and pages for people to look at."""

@@ -1,0 +1,1 @@
+"""The folder of a run: records, checkpoints, provenance, and the config that is stored in them."""

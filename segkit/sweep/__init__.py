@@ -1,0 +1,1 @@
+"""The sweeper for Hydra on Optuna: studies, trials, claims, and the summary of a sweep."""

@@ -1,1 +1,1 @@
-"""Records of a run outside its folder (MLflow), and the pictures and tables that go into them."""
+"""Trackers: records of a run outside its folder."""

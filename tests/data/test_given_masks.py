@@ -18,7 +18,7 @@ from segkit.data.transforms.copy_paste import CopyPaste
 from segkit.data.workers.collate import collate_runs
 from segkit.data.workers.samples import PlainSamples
 from tests.composed import recipe
-from tests.config.test_options import options
+from tests.harness.options import options
 
 IGNORE = 100  # which int8 holds too
 TYPES = ["bool", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]

@@ -5,23 +5,20 @@ The masks hold raw ids; what they must become is written out by hand from the da
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from PIL import Image
-from scipy.io import savemat
 
 from segkit.config import instantiate
 from segkit.contracts import UserError
 from segkit.data.datasets.image_mask import Files
 from tests.conftest import REPOSITORY
+from tests.data import tiny_folders
+from tests.data.tiny_folders import write_image, write_mask, write_text
 
 IGNORED = 255
-Write = Callable[..., None]
 
 
 def node_of(option: str, root: Path = Path()) -> dict[str, Any]:
@@ -34,46 +31,19 @@ def dataset(option: str, root: Path, split: str = "train", **keys: Any) -> Files
     return instantiate.build(node, "dataset", supplied=["split"])(split=split)
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Writes an image, a mask of raw ids or a text, whichever fits what it is given."""
-
-    def written(name: str, content: list[int] | str | None = None, palette: bool = False) -> None:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            path.write_text(content)
-        elif content is None:
-            Image.fromarray(np.full((2, 24, 3), 90, np.uint8)).save(path)
-        else:
-            mask = Image.fromarray(np.resize(np.array(content, np.uint8), (2, 24)))
-            if palette:
-                mask.putpalette(list(range(256)) * 3)
-            mask.save(path)
-
-    return written
-
-
 def ids(source: Files, index: int, number: int) -> list[int]:
     """The first class ids of a sample's mask, once the data set has been found sound."""
     source.check()
     return source.read(index).mask[0, :number].tolist()
 
 
-def test_cityscapes(write: Write, tmp_path: Path) -> None:
-    raw = [0, 3, 7, 8, 11, 17, 18, 20, 23, 26, 29, 30, 31, 33]
-    for split, city, frame in (("train", "aachen", "000000_000019"), ("val", "lindau", "000001_000019")):
-        stem = f"{split}/{city}/{city}_{frame}"
-        write(f"leftImg8bit/{stem}_leftImg8bit.png")
-        write(f"gtFine/{stem}_gtFine_labelIds.png", raw)
-        write(f"gtFine/{stem}_gtFine_instanceIds.png", [1])
-        write(f"gtFine/{stem}_gtFine_color.png")
-        write(f"gtFine/{stem}_gtFine_polygons.json", "{}")
+def test_cityscapes(tmp_path: Path) -> None:
+    tiny_folders.cityscapes(tmp_path)
     source = dataset("cityscapes", tmp_path)
     assert source.labels.names[13] == "car"
     assert source.labels.colors[0] == (128, 64, 128)
     expected = [IGNORED, IGNORED, 0, 1, 2, 5, IGNORED, 7, 10, 13, IGNORED, IGNORED, 16, 18]
-    assert ids(source, 0, len(raw)) == expected
+    assert ids(source, 0, len(tiny_folders.CITYSCAPES)) == expected
     assert source.name(0) == "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
     assert len(dataset("cityscapes", tmp_path, "val")) == 1
     with pytest.raises(UserError, match=r"dataset\.test_split=null: Cityscapes has no masks.*allowed: train, val"):
@@ -81,28 +51,16 @@ def test_cityscapes(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", ["", "VOCdevkit/VOC2012/"])
-def test_voc(write: Write, tmp_path: Path, inside: str) -> None:
-    for name in ("2007_000032", "2007_000033", "2007_000039"):
-        write(f"{inside}JPEGImages/{name}.jpg")
-    write(f"{inside}JPEGImages/2008_000001.jpg")  # has boxes only, and stands in no list of this task
-    for name in ("2007_000032", "2007_000033"):
-        write(f"{inside}SegmentationClass/{name}.png", [0, 1, 15, 20, 255], palette=True)
-    write(f"{inside}ImageSets/Segmentation/train.txt", "2007_000032\n")
-    write(f"{inside}ImageSets/Segmentation/val.txt", "2007_000033\n")
+def test_voc(tmp_path: Path, inside: str) -> None:
+    tiny_folders.voc(tmp_path / inside)
     source = dataset("voc", tmp_path)
     assert ids(source, 0, 5) == [0, 1, 15, 20, IGNORED]
     assert (source.labels.names[15], source.labels.colors[15]) == ("person", (192, 128, 128))
     assert len(source) == len(dataset("voc", tmp_path, "val")) == 1
 
 
-def test_sbd(write: Write, tmp_path: Path) -> None:
-    mask = np.resize(np.array([0, 20, 15], np.uint8), (2, 24))
-    write("dataset/img/2008_000002.jpg")
-    (tmp_path / "dataset/cls").mkdir()
-    segmentation = {"Segmentation": mask, "Boundaries": np.zeros((20, 1)), "CategoriesPresent": np.array([15, 20])}
-    savemat(tmp_path / "dataset/cls/2008_000002.mat", {"GTcls": segmentation}, do_compression=True)
-    for split in ("train", "val", "train_noval"):
-        write(f"dataset/{split}.txt", "2008_000002\n")
+def test_sbd(tmp_path: Path) -> None:
+    tiny_folders.sbd(tmp_path / "dataset")
     assert ids(dataset("sbd", tmp_path), 0, 3) == [0, 20, 15]
     assert len(dataset("sbd", tmp_path, train_split="train_noval")) == 1
     (tmp_path / "dataset/cls/2008_000002.mat").write_bytes(b"MATLAB 5.0")
@@ -113,24 +71,21 @@ def test_sbd(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("masks", ["stuffthingmaps", "annotations"])
-def test_coco_stuff(write: Write, tmp_path: Path, masks: str) -> None:
-    write("images/train2017/000000000009.jpg")
-    write(f"{masks}/train2017/000000000009.png", [0, 10, 12, 89, 91, 181, 255])
+def test_coco_stuff(tmp_path: Path, masks: str) -> None:
+    tiny_folders.coco_stuff(tmp_path, masks=masks)
     source = dataset("coco_stuff", tmp_path)
     # 11 of the 182 ids are not used: one of them below 12, ten below 89, eleven below 91.
     assert ids(source, 0, 7) == [0, 10, 11, 79, 80, 170, IGNORED]
     named = [source.labels.names[index] for index in (0, 10, 11, 79, 80, 170)]
     assert named == ["person", "fire hydrant", "stop sign", "toothbrush", "banner", "wood"]
-    write(f"{masks}/train2017/000000000009.png", [11])
+    tiny_folders.coco_stuff(tmp_path, [11], masks)
     with pytest.raises(UserError, match="ids that are no class"):
         source.check()
 
 
 @pytest.mark.parametrize("inside", ["", "ADEChallengeData2016/"])
-def test_ade20k(write: Write, tmp_path: Path, inside: str) -> None:
-    for split, name in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):
-        write(f"{inside}images/{split}/{name}.jpg")
-        write(f"{inside}annotations/{split}/{name}.png", [0, 1, 2, 150])
+def test_ade20k(tmp_path: Path, inside: str) -> None:
+    tiny_folders.ade20k(tmp_path / inside)
     source = dataset("ade20k", tmp_path)
     assert ids(source, 0, 4) == [IGNORED, 0, 1, 149]
     assert [source.labels.names[index] for index in (0, 1, 149)] == ["wall", "building", "flag"]
@@ -144,38 +99,34 @@ def test_ade20k(write: Write, tmp_path: Path, inside: str) -> None:
         ("bdd100k/seg/images", "bdd100k/seg/labels", "_train_id"),
     ],
 )
-def test_bdd100k(write: Write, tmp_path: Path, images: str, masks: str, ending: str) -> None:
-    write(f"{images}/train/0a0a0b1a-7c39d841.jpg")
-    write(f"{masks}/train/0a0a0b1a-7c39d841{ending}.png", [0, 18, 255])
+def test_bdd100k(tmp_path: Path, images: str, masks: str, ending: str) -> None:
+    tiny_folders.bdd100k(tmp_path, places=(images, masks, ending))
     source = dataset("bdd100k", tmp_path)
     assert ids(source, 0, 3) == [0, 18, IGNORED]
     assert (source.labels.names[0], source.labels.names[18]) == ("road", "bicycle")
 
 
 @pytest.mark.parametrize("labels", ["training/v1.2/labels", "training/labels"])
-def test_mapillary_1_2(write: Write, tmp_path: Path, labels: str) -> None:
-    write("training/images/__CRyFzoDOXn6unQ6a3DnQ.jpg")
-    write(f"{labels}/__CRyFzoDOXn6unQ6a3DnQ.png", [0, 13, 64, 65], palette=True)
+def test_mapillary_1_2(tmp_path: Path, labels: str) -> None:
+    tiny_folders.mapillary(tmp_path, labels=labels)
     source = dataset("mapillary", tmp_path)
     assert source.num_classes == 65
     assert ids(source, 0, 4) == [0, 13, 64, IGNORED]
     assert [source.labels.names[index] for index in (0, 13, 64)] == ["Bird", "Road", "Ego Vehicle"]
 
 
-def test_mapillary_2_0(write: Write, tmp_path: Path) -> None:
-    write("training/images/__CRyFzoDOXn6unQ6a3DnQ.jpg")
-    write("training/v1.2/labels/__CRyFzoDOXn6unQ6a3DnQ.png", [0])
+def test_mapillary_2_0(tmp_path: Path) -> None:
     # Of the labels before each of these, those that are not scored: none, one (2), two (2, 31), seven.
-    write("training/v2.0/labels/__CRyFzoDOXn6unQ6a3DnQ.png", [0, 2, 21, 32, 31, 122, 123], palette=True)
+    tiny_folders.mapillary_v2(tmp_path, [0, 2, 21, 32, 31, 122, 123])
     source = dataset("mapillary_v2", tmp_path)
     assert source.num_classes == 116
     assert ids(source, 0, 7) == [0, IGNORED, 20, 30, IGNORED, 115, IGNORED]
     assert [source.labels.names[index] for index in (0, 20, 30, 115)] == ["Bird", "Road", "Bicyclist", "Static"]
 
 
-def test_mapillary_does_not_read_one_version_with_the_labels_of_the_other(write: Write, tmp_path: Path) -> None:
-    write("training/images/a.jpg")
-    write("training/v2.0/labels/a.png", [0])
+def test_mapillary_does_not_read_one_version_with_the_labels_of_the_other(tmp_path: Path) -> None:
+    write_image(tmp_path / "training/images/a.jpg")
+    write_mask(tmp_path / "training/v2.0/labels/a.png", [0])
     with pytest.raises(UserError, match=r"version=v2\.0 has the labels 0\.\.123, and .* maps 66 ids; allowed"):
         dataset("mapillary", tmp_path, version="v2.0")
 
@@ -188,10 +139,8 @@ def test_mapillary_does_not_read_one_version_with_the_labels_of_the_other(write:
         (".", "."),
     ],
 )
-def test_lip(write: Write, tmp_path: Path, images: str, masks: str) -> None:
-    for split, name in (("train", "77_471474"), ("val", "36_454991")):
-        write(f"{images}/{split}_images/{name}.jpg")
-        write(f"{masks}/{split}_segmentations/{name}.png", [0, 13, 19])
+def test_lip(tmp_path: Path, images: str, masks: str) -> None:
+    tiny_folders.lip(tmp_path, places=(images, masks))
     source = dataset("lip", tmp_path)
     assert ids(source, 0, 3) == [0, 13, 19]
     assert [source.labels.names[index] for index in (0, 13, 19)] == ["Background", "Face", "Right-shoe"]
@@ -227,15 +176,15 @@ def test_every_class_has_ids_a_name_and_a_colour(option: str, num_classes: int) 
     ],
 )
 def test_roots_that_lack_a_part_say_what_was_looked_for(
-    write: Write, tmp_path: Path, option: str, there: str, looked_for: str
+    tmp_path: Path, option: str, there: str, looked_for: str
 ) -> None:
     (tmp_path / there).mkdir(parents=True)
     if option == "ade20k":
-        write("images/training/a.jpg")
+        write_image(tmp_path / "images/training/a.jpg")
     if option == "sbd":
-        write("cls/a.mat", "")
-        write("img/a.jpg")
+        write_text(tmp_path / "cls/a.mat", "")
+        write_image(tmp_path / "img/a.jpg")
     if option == "mapillary":
-        write("training/images/a.jpg")
+        write_image(tmp_path / "training/images/a.jpg")
     with pytest.raises(UserError, match=looked_for):
         dataset(option, tmp_path)

@@ -9,13 +9,15 @@ from segkit.losses.cross_entropy import CrossEntropyLoss
 from segkit.losses.dice import DiceLoss
 from segkit.losses.focal import FocalLoss
 from segkit.losses.weighted import WeightedLoss
-from tests.composed import recipe
+from tests.composed import experiment
 
 SPACE = {"num_classes": 7, "ignore_index": 255}
 
 
 def from_command_line(*overrides: str) -> WeightedLoss:
-    return recipe("loss=weighted", *overrides).build("loss", filled=SPACE)
+    built = experiment("loss=weighted", *overrides).loss()
+    assert isinstance(built, WeightedLoss)
+    return built
 
 
 def case() -> tuple[Prediction, torch.Tensor]:

@@ -18,8 +18,8 @@ from segkit.metrics.confusion import ConfusionMatrix, LayerCounts
 from segkit.metrics.torchmetric import ListedMetric
 from segkit.reporting.panels import PanelRow, panel
 from segkit.tasks.kinds import task_of
-from tests.composed import count
-from tests.config.test_options import compose, options
+from tests.composed import compose, count
+from tests.harness.options import options
 
 IGNORE = 100
 TYPES = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64]

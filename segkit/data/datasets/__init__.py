@@ -1,0 +1,1 @@
+"""Data sets: one class each that says which files belong together."""

@@ -1,0 +1,1 @@
+"""Reading images, masks, lists and tables, and telling what is wrong with them."""

@@ -1,0 +1,1 @@
+"""Counts over a data set: pixels of each class, class weights, folds, strata."""

@@ -1,0 +1,1 @@
+"""Augmentation: functions of a sample and a seed."""

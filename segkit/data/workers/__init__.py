@@ -1,0 +1,1 @@
+"""Processes that read and augment samples, and what makes batches of them."""

@@ -1,0 +1,1 @@
+"""Precision and placement: what stands between the loop and the hardware."""

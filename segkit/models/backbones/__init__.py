@@ -1,0 +1,1 @@
+"""Backbones that give maps at several strides."""

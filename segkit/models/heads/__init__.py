@@ -1,0 +1,1 @@
+"""Heads, a file each, from a backbone's maps to logits."""

@@ -1,0 +1,1 @@
+"""Layers that several heads and networks share."""

@@ -1,0 +1,1 @@
+"""Whole networks that are not a backbone with a head."""

@@ -1,0 +1,1 @@
+"""Delivery of run folders to MLflow."""

@@ -19,8 +19,8 @@ from segkit.contracts import Prediction
 from segkit.losses.combined import CombinedLoss
 from segkit.losses.tiled.class_sums import class_sums, pixel_surprise
 from segkit.losses.tiled.probabilities import Reading
-from tests.composed import recipe
-from tests.config.test_options import options
+from tests.composed import experiment
+from tests.harness.options import options
 from tests.losses.reference import IGNORE
 from tests.losses.test_base import value_and_gradient
 from tests.losses.tiled.test_resize import small_tiles, threads
@@ -131,7 +131,8 @@ class _Largest(TorchDispatchMode):
 @pytest.mark.parametrize("learning", [True, False], ids=["training", "evaluation"])
 def test_no_operation_gives_full_size_logits(option: str, learning: bool) -> None:
     """(1, 24, 128, 128) from stride 4: nothing as large as a sixth of that is ever there."""
-    loss = recipe(f"loss={option}").build("loss", filled={"num_classes": 24, "ignore_index": 255})
+    classes = ["dataset.num_classes=24", "dataset.class_names=null", "dataset.colors=null"]
+    loss = experiment(f"loss={option}", *classes).loss()
     logits = torch.randn(1, 24, 32, 32, requires_grad=learning)
     mask = torch.randint(24, (1, 128, 128), dtype=torch.uint8)
     with _Largest() as largest, torch.inference_mode(not learning):
@@ -143,8 +144,8 @@ def test_no_operation_gives_full_size_logits(option: str, learning: bool) -> Non
 
 
 def test_the_default_loss_is_the_lean_one() -> None:
-    assert recipe().values["loss"]["_target_"] == "segkit.losses.combined.CombinedLoss"
-    loss = recipe().build("loss", filled={"num_classes": 7, "ignore_index": 255})
+    loss = experiment().loss()
+    assert isinstance(loss, CombinedLoss)
     seen: list[int] = []
 
     def counted(logits: Tensor, *rest: Any) -> Any:

@@ -1,0 +1,33 @@
+"""A tracker of one's own: one class here, and conf/tracker/toy.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from segkit.contracts import RunInfo
+from segkit.tracking.null import NullTracker
+
+
+class Diary(NullTracker):
+    """Writes what happens to a run, a line each, into its folder."""
+
+    def __init__(self, run_folder: Path, *, name: str = "diary.txt") -> None:
+        super().__init__(run_folder)
+        self.file = run_folder / name
+
+    def start(self, info: RunInfo) -> None:
+        self._write(f"{info.name} starts")
+
+    def notify(self) -> None:
+        self._write("it goes on")
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self._write(f"tags: {', '.join(tags)}")
+
+    def finish(self, status: str) -> None:
+        self._write(status)
+
+    def _write(self, line: str) -> None:
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
