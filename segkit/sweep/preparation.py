@@ -101,7 +101,8 @@ def prepare(opened: Sweep, space: Space, shared: tuple[Values, dict[str, Values]
     with opened.claims.locked():
         same_config.check(study, space, *shared)
     limit = opened.settings.n_trials
-    if str(opened.settings.sampler.get("_target_", "")).rpartition(".")[2] != Grid.__name__:
+    target = opened.settings.sampler.get("_target_")
+    if target is None or instantiate.locate(str(target), "hydra.sweeper.sampler._target_") is not Grid:
         return limit
     if space.custom is not None:
         raise UserError("hydra.sweeper.custom_search_space: a grid takes all its values from choices and ranges")
