@@ -255,6 +255,42 @@ def test_a_follower_that_is_killed_is_replaced(run, store: str, caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+def test_one_follower_serves_all_runs_until_there_is_a_password_that_it_does_not_know(
+    make_run, store: str, monkeypatch: pytest.MonkeyPatch
+):
+    runs = [make_run(name) for name in ("first", "second", "third")]
+    trackers = [track(run, store) for run in runs]
+    pids = []
+    for run, tracker in zip(runs, trackers, strict=True):
+        if run is runs[-1]:
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
+        tracker.start(INFO)
+        run.train(1)
+        pids.append(follower().pid)
+    assert pids[0] == pids[1] != pids[2]
+    wait_until(lambda: all(tracker.run_id for tracker in trackers))
+    for run, tracker in zip(runs, trackers, strict=True):
+        run.train(2)
+        tracker.finish("completed")
+        assert train_steps(store, tracker.run_id) == [1, 2]
+        assert MlflowClient(store).get_run(tracker.run_id).info.status == "FINISHED"
+    wait_until(lambda: not is_alive(pids[0]))  # its runs are over
+    assert follower().pid == pids[2]
+    follower().stop()
+    assert not is_alive(pids[2])
+
+
+def test_a_failure_of_before_a_resume_is_not_told_again(run, absent: str, caplog: pytest.LogCaptureFixture):
+    for _ in range(2):
+        tracker = track(run, absent, timeout_s=20.0)
+        caplog.clear()
+        tracker.start(INFO)
+        tracker.log({})
+        assert not caplog.messages
+        tracker.finish("failed")
+        assert "Connection refused" in caplog.text, "given up, before the longest wait was over"
+
+
 def test_a_process_that_is_killed_leaves_a_killed_run_and_nothing_else(run, store: str):
     command = [sys.executable, "-c", SCRIPT, str(run.folder), store, "600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
