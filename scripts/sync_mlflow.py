@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Send to MLflow what is still waiting in run folders: python scripts/sync_mlflow.py [FOLDER ...]"""
+"""Send to MLflow what is still waiting in run folders: python scripts/sync_mlflow.py [--follow] [FOLDER ...]"""
 
 import sys
 from pathlib import Path

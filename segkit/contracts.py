@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -560,21 +561,32 @@ class RunInfo:
         params: the composed config, flattened to dotted keys.
         tags: group choices, git state, data identity, versions.
         continues: the tracker's id of the run that is resumed here, or None.
+        started: when, in unix seconds; None: now, or when the part before a resume was.
     """
 
     name: str
     params: Mapping[str, Any]
     tags: Mapping[str, str]
     continues: str | None = None
+    started: float | None = None
 
 
 class Tracker(Protocol):
-    """A recorder beside the run folder. It must never raise into the run nor hold it up beyond its bound."""
+    """A recorder beside the run folder, which stays the whole truth: what a tracker is told stands there already.
+
+    It is called in the training process, so it must not hold it up: one that delivers to elsewhere does so from another
+    process that follows the folder. What it raises is told to the user and does not end the run. A class whose packages
+    take long to import may have a static method `start_early()`, which is called before PyTorch is imported.
+    """
 
     def start(self, info: RunInfo) -> None: ...
 
-    def notify(self) -> None:
-        """metrics.jsonl or the artifact list of the run folder has grown."""
+    def log(self, row: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl, as it is written there."""
+        ...
+
+    def artifact(self, path: Path, target: str) -> None:
+        """A file of the run folder that is to be kept, in the folder `target` of the record ("": at its top)."""
         ...
 
     def tag(self, tags: Mapping[str, str]) -> None:
@@ -589,4 +601,6 @@ class Tracker(Protocol):
         ...
 
     @property
-    def run_id(self) -> str | None: ...
+    def run_id(self) -> str | None:
+        """What the tracker finds the run by, handed to it as `RunInfo.continues` when the run goes on elsewhere."""
+        ...

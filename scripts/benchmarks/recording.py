@@ -63,16 +63,16 @@ class Meter:
     def _step(self) -> None:
         self.times.append(time.perf_counter())
         sign = {1: -1, self.steps: 1}.get(len(self.times), 0)
-        self.spent["delivery"] += sign * _courier_seconds()
+        self.spent["delivery"] += sign * _follower_seconds()
         self.redrawing += sign * _display_thread_seconds()
         self.total += sign * time.process_time()
 
 
-def _courier_seconds() -> float:
+def _follower_seconds() -> float:
     """CPU time so far of the process that delivers; 0 without one."""
-    from segkit.tracking.courier import courier
+    from segkit.tracking.follower_process import follower
 
-    pid = courier().pid
+    pid = follower().pid
     if pid is None:
         return 0.0
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -97,7 +97,7 @@ def measure(steps: int, result: Path, arguments: list[str]) -> None:
     meter = Meter(steps)
     meter.timed(RunFolder, "record", "metrics.jsonl")
     meter.timed(LiveDisplay, "step", "display")
-    meter.timed(MlflowTracker, "notify", "tracker")
+    meter.timed(MlflowTracker, "log", "tracker")
     sys.argv = ["train.py", *arguments]
     main()
     clock, training = meter.times[-1] - meter.times[0], meter.total / torch.get_num_threads()

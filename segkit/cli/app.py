@@ -108,7 +108,16 @@ def _message(error: Exception, config_name: str) -> str | None:
 
 def _stops_a_plain_multirun(error: Exception) -> bool:
     """Whether `error` asks for the end of all runs, where Hydra's own sweeper would go on to the next one."""
-    return isinstance(error, Interrupted) and str(HydraConfig.get().sweeper._target_).endswith(".BasicSweeper")
+    return isinstance(error, Interrupted) and is_plain_multirun(HydraConfig.get())
+
+
+def is_plain_multirun(config: Any) -> bool:
+    """Whether Hydra's own sweeper runs the jobs, by the node `hydra` of a config."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    from segkit.config.instantiate import locate
+
+    return locate(str(config.sweeper._target_), "hydra.sweeper._target_") is BasicSweeper
 
 
 class _Ended(BaseException):

@@ -57,7 +57,7 @@ class MeanAndSpread(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         # Trials of a search are no repeats of one another, and sweepers of their own know what to tell.
-        if str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        if app.is_plain_multirun(config.hydra):
             # Hydra calls on_multirun_end only if no run failed.
             sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
             depth = len(Path(str(sweep["subdir"])).parts)

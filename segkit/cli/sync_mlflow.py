@@ -1,4 +1,4 @@
-"""`python scripts/sync_mlflow.py`: send to MLflow what is still waiting in run folders."""
+"""`python scripts/sync_mlflow.py`: send to MLflow what waits in run folders, and with `--follow` what still comes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from segkit.errors import UserError
 if TYPE_CHECKING:
     from segkit.run.record import Destination
 
+RUNNING = "running"
 ATTEMPTS = 3
 """Tries a folder, a second apart: enough for a locked database, short for a server that is down."""
 
@@ -36,7 +37,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="sync_mlflow.py",
         description="Send to MLflow what is still waiting in run folders. Each run goes where its "
-        "tracker.uri said; what has arrived already is not sent again. Live runs are left alone.",
+        "tracker.uri said; what has arrived already is not sent again. Live runs are left alone, or followed.",
         epilog="Exit code: 0 everything delivered, 1 something not delivered, 2 wrong input.",
     )
     parser.add_argument(
@@ -51,6 +52,12 @@ def _main(arguments: Sequence[str] | None) -> int:
         help="the tracker.uri of the runs with its password, which is kept nowhere; better: set "
         "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD or ~/.pgpass",
     )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="deliver what live runs write as well, until all of them are over; for machines that train without a "
+        "way to the server",
+    )
     given = parser.parse_args(arguments)
     folders: list[Path] = given.folders
     if given.uri is not None:
@@ -64,6 +71,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         for folder in _run_folders(folders):
             results[folder] = _sync(folder, down)
+        if given.follow:
+            live = [folder for folder, (outcome, _) in results.items() if outcome == RUNNING]
+            _follow(live)
+            results |= {folder: _sync(folder, down) for folder in live}
     except KeyboardInterrupt:
         _print_table(results)
         print("interrupted; the rest is still waiting", file=sys.stderr)
@@ -86,7 +97,7 @@ def _sync(folder: Path, down: dict[Destination, str]) -> tuple[str, str]:
 
     with held_alone(folder) as alone:
         if not alone:
-            return "running", "left to the run itself"
+            return RUNNING, "left to the run itself"
         record = close_if_killed(folder)
     if record is None:
         return "not delivered", "run_info.json cannot be read"
@@ -105,6 +116,21 @@ def _sync(folder: Path, down: dict[Destination, str]) -> tuple[str, str]:
     if not connected:
         down[record.destination] = problem
     return "not delivered", problem
+
+
+def _follow(folders: Sequence[Path]) -> None:
+    """Deliver what the runs of `folders` write until all of them are over."""
+    from segkit.run.record import held_alone
+    from segkit.tracking.follow import Follower
+
+    def is_over(folder: Path) -> bool:
+        with held_alone(folder) as alone:
+            return alone
+
+    follower = Follower(is_over)
+    for folder in folders:
+        follower.look(folder)
+    follower.wait()
 
 
 def _print_table(results: dict[Path, tuple[str, str]]) -> None:

@@ -14,24 +14,22 @@ if TYPE_CHECKING:
 
 
 def task(config: DictConfig, trial: Trial | None = None) -> float | list[float | None] | None:
-    import contextlib
     from pathlib import Path
 
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     from segkit.cli.callbacks import write_config
-    from segkit.config.instantiate import plain
+    from segkit.config.instantiate import locate, nodes, plain
     from segkit.config.schema import RootSettings, checked
-    from segkit.tracking.courier import courier
 
     _require_use_of_backbone(config)
     # What can be told without PyTorch is told before it is loaded.
-    checked(RootSettings, plain(config))
-    if str(config.tracker.get("_target_")).endswith(".MlflowTracker"):
-        with contextlib.suppress(OSError):
-            # It imports MLflow while PyTorch is imported here: later, it would slow down the steps of the first epoch.
-            courier().prepare()
+    settings = checked(RootSettings, plain(config))
+    for key, node in nodes(settings.tracker, "tracker"):
+        start_early = getattr(locate(str(node["_target_"]), f"{key}._target_"), "start_early", None)
+        if start_early is not None:
+            start_early()
 
     with quick_imports():
         from segkit.config.recipe import Recipe

@@ -6,20 +6,22 @@ import json
 import logging
 import math
 import statistics
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 from rich.table import Table
 
+from segkit.config import instantiate
+from segkit.contracts import RunInfo, Tracker
 from segkit.engine.progress import CONSOLE
 from segkit.experiment.lifecycle import MULTIRUN_TAG
-from segkit.run.record import RunRecord, is_delivered, is_number, load_progress, load_record, save_record
+from segkit.run.record import is_number, load_record
 from segkit.run.run_folder import RunFolder, write_json
-from segkit.tracking.courier import courier
+from segkit.tracking.trackers import guarded
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +30,6 @@ REPEATS = ("split.fold", "seed")
 
 FIRST = ("miou", "mean_dice", "pixel_accuracy", "mean_accuracy", "fwiou", "loss")
 NOT_A_SCORE = frozenset({"split", "step", "epoch", "time", "kind"})
-WAIT_S = 30.0
-"""Longest wait for MLflow."""
 
 Scores = Mapping[str, float]
 Overrides = dict[str, str]
@@ -182,28 +182,19 @@ def _show(repeats: Sequence[Job]) -> None:
 
 
 def _record(record_folder: Path, sweep: Path, repeats: Sequence[Job]) -> None:
-    """A run in MLflow beside those of the jobs, which holds mean, std, min and max of every score.
-
-    Written as a run folder first, like any run: what MLflow cannot take now, sync_mlflow.py delivers later.
-    """
-    records = [record for job in repeats if (record := load_record(job.folder)) is not None]
-    if not records:
+    """A run beside those of the jobs, recorded as they are, which holds mean, std, min and max of every score."""
+    recorded = [(job, record) for job in repeats if (record := load_record(job.folder)) is not None]
+    if not recorded:
         return
-    first = records[0]
+    records = [record for _, record in recorded]
     found = spread([job.scores for job in repeats if job.scores])
     record_folder.mkdir(parents=True, exist_ok=True)
     write_json(record_folder / "cross_validation.json", _as_json(repeats))
     (record_folder / "runs.md").write_text(_markdown(repeats), encoding="utf-8")
     folder = RunFolder(record_folder)
     try:
+        tracker = folder.tracker = _tracker_of(recorded[0][0], record_folder)
         done = sum(job.scores is not None for job in repeats)
-        for kind in ("mean", "std", "min", "max"):
-            # A later attempt in the same folder counts where more runs are done.
-            folder.record(
-                "eval", {"split": kind, "step": done, **{name: values[kind] for name, values in found.items()}}
-            )
-        for file in ("cross_validation.json", "runs.md"):
-            folder.list_artifact(record_folder / file)
         ids = [str(job.summary["mlflow_run_id"]) for job in repeats if job.summary and job.summary.get("mlflow_run_id")]
         tags = {
             MULTIRUN_TAG: str(sweep.absolute()),
@@ -212,31 +203,32 @@ def _record(record_folder: Path, sweep: Path, repeats: Sequence[Job]) -> None:
             "segkit.runs_completed": f"{done} of {len(repeats)}",
             "segkit.run_folder": str(record_folder.absolute()),
         }
-        record = RunRecord(
-            first.destination,
+        info = RunInfo(
             f"{_shared_words([record.name for record in records])}: {_kind(repeats)} of {len(repeats)}",
             _shared([record.params for record in records]),
             _shared([record.tags for record in records]) | tags,
             started=min(record.started for record in records),
         )
-        record = replace(record, status=_status([repeats]), ended=time.time())
-        save_record(record_folder, record)
+        tracker.start(info)
+        for kind in ("mean", "std", "min", "max"):
+            # A later attempt in the same folder counts where more runs are done.
+            folder.record(
+                "eval", {"split": kind, "step": done, **{name: values[kind] for name, values in found.items()}}
+            )
+        for file in ("cross_validation.json", "runs.md"):
+            folder.list_artifact(record_folder / file)
+        tracker.finish(_status([repeats]))
     finally:
         folder.close()
-    _deliver(record_folder, record)
+    if tracker.run_id is not None:
+        log.info("MLflow run of mean and spread: %s", tracker.run_id)
 
 
-def _deliver(folder: Path, record: RunRecord) -> None:
-    problem = courier().finish(folder, every_s=1.0, wait_s=WAIT_S)
-    progress = load_progress(folder)
-    if progress is not None and is_delivered(folder, record, progress):
-        log.info("MLflow run of mean and spread: %s", progress.run_id)
-        return
-    log.warning(
-        "mean and spread have not reached MLflow (%s). To send them later: python scripts/sync_mlflow.py %s",
-        problem,
-        folder,
-    )
+def _tracker_of(job: Job, record_folder: Path) -> Tracker:
+    """A tracker for `record_folder` like the one of `job`."""
+    config: Any = OmegaConf.load(job.folder / ".hydra" / "config.yaml")
+    make = instantiate.build(instantiate.plain(config["tracker"]), "tracker", supplied=["run_folder"])
+    return guarded(make(run_folder=record_folder))
 
 
 def _shared(all_of_them: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -199,7 +199,6 @@ class Trainer:
         if self.settings.log_sample_ids:
             record["sample_ids"] = list(step.sample_ids)
         self.recording.folder.record("train", record)
-        self.recording.tracker.notify()
         self._guard.check_logged(step, record)
         self.recording.display.step(record)
 
@@ -230,7 +229,6 @@ class Trainer:
         self.recording.display.evaluated(record, is_best=is_best)
         if is_best:
             self.recording.on_best(evaluation)
-        self.recording.tracker.notify()
         if not self.save(score=score if math.isfinite(score) else None, is_best=is_best):
             self.state.best_score, self.state.best_step = kept  # the best is the best of what is there to be used
         if not is_last:

@@ -14,7 +14,7 @@ import torch
 from segkit.config.credentials import masked
 from segkit.config.recipe import Recipe
 from segkit.config.schema import RootSettings, TrainerSettings
-from segkit.contracts import LabelSpace, Task, Tracker
+from segkit.contracts import LabelSpace, Task
 from segkit.data.transforms.apply import augmented
 from segkit.engine import memory
 from segkit.engine.outputs import Recording
@@ -27,6 +27,7 @@ from segkit.reporting import best_evaluation
 from segkit.run.checkpoint_store import CheckpointKeeper
 from segkit.run.run_folder import RunFolder
 from segkit.sweep.protocols import Trial
+from segkit.tracking.trackers import guarded
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def make_trainer(
             evaluates_loss=options.evaluate.loss,
         )
     _check_monitor(options, experiment.task, settings)
-    tracker: Tracker = recipe.build("tracker", run_folder=folder.path)
+    folder.tracker = tracker = guarded(recipe.build("tracker", run_folder=folder.path))
     # A sweep has a display of its own.
     progress = "off" if trial is not None and options.progress == "auto" else options.progress
     shown = ("miou", "loss", *(name for name, metric in settings.metrics.items() if metric.progress))

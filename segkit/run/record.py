@@ -2,7 +2,7 @@
 
 Written by the engine:  metrics.jsonl, artifacts.jsonl (one JSON object a line), summary.json.
 Written by the tracker: run_info.json, a `RunRecord`: what is to be recorded, and where.
-Written by delivery:    tracking.json, a `Progress`: what has arrived there.
+Written by delivery:    tracking.json, a `Progress`: what has arrived there, and what the last failure was.
 One writer a file, so that neither the training process nor a later `sync_mlflow` can undo the other's word.
 """
 
@@ -36,12 +36,13 @@ ENDED = ("completed", "stopped", "pruned", "failed", "interrupted", "terminated"
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a run is recorded; see `MlflowTracker` for the meaning of each field."""
+    """Where a run is recorded, and how often; see `MlflowTracker` for the meaning of each field."""
 
     uri: str
     experiment: str
     artifact_location: str | None
     log_checkpoint: bool
+    every_s: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class Progress:
         metrics_offset, artifacts_offset: bytes of the files delivered.
         last_step: highest step delivered, for train and for each evaluated split.
         status: the status sent last, "" before the first.
+        failures: attempts since the last one that went well.
+        error: what the last of them met, "" when it went well.
+        failed_at_end: `RunRecord.ended` of the run that `failures` counts attempts for; None while it goes on.
     """
 
     uri: str
@@ -96,6 +100,9 @@ class Progress:
     artifacts_offset: int = 0
     last_step: dict[str, int] = field(default_factory=dict)
     status: str = ""
+    failures: int = 0
+    error: str = ""
+    failed_at_end: float | None = None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -16,9 +16,12 @@ import weakref
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segkit.errors import UserError
+
+if TYPE_CHECKING:  # it imports PyTorch
+    from segkit.contracts import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +32,15 @@ LONGEST_LINE = 2**24
 class RunFolder:
     """metrics.jsonl, artifacts.jsonl, summary.json and checkpoints/ of one run, held by one process at a time.
 
-    A disk that refuses to be written to is reported and does not end the run.
+    A disk that refuses to be written to is reported and does not end the run. The `tracker`, if there is one, is told
+    of every line and every file to be kept.
 
     Raises UserError when another process holds the folder, or nothing can be written to it.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self.tracker: Tracker | None = None
         self.checkpoints = path / "checkpoints"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -50,13 +55,17 @@ class RunFolder:
 
     def record(self, kind: str, values: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl. Floats keep full precision; what is not finite is written as null."""
-        record = {"kind": kind, **values, "time": time.time()}
-        self._metrics.write(json.dumps({k: _json_value(v) for k, v in record.items()}, allow_nan=False) + "\n")
+        row = {k: _json_value(v) for k, v in {"kind": kind, **values, "time": time.time()}.items()}
+        self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
+        if self.tracker is not None:
+            self.tracker.log(row)
 
     def list_artifact(self, path: Path, artifact_path: str = "") -> None:
         """Name a file of this folder as one that trackers keep too, below `artifact_path`."""
         entry = {"path": path.relative_to(self.path).as_posix(), "artifact_path": artifact_path}
         self._artifacts.write(json.dumps(entry) + "\n")
+        if self.tracker is not None:
+            self.tracker.artifact(path, artifact_path)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         try:

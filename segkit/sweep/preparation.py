@@ -100,7 +100,8 @@ def prepare(opened: Sweep, space: Space, shared: SharedConfig) -> int | None:
     with opened.claims.locked():
         shared.check(study)
     limit = opened.settings.n_trials
-    if str(opened.settings.sampler.get("_target_", "")).rpartition(".")[2] != Grid.__name__:
+    target = opened.settings.sampler.get("_target_")
+    if target is None or instantiate.locate(str(target), "hydra.sweeper.sampler._target_") is not Grid:
         return limit
     if space.custom is not None:
         raise UserError("hydra.sweeper.custom_search_space: a grid takes all its values from choices and ranges")

@@ -26,6 +26,7 @@ from segkit.sweep.display import parameters_line
 from segkit.sweep.search_space import describe
 from segkit.sweep.study import FOLDER
 from segkit.tracking.mlflow import delivery
+from segkit.tracking.trackers import guarded
 
 log = logging.getLogger(__name__)
 
@@ -65,24 +66,23 @@ class RunOfSweep:
             int(row["step"]) for row, _ in records_from(self._folder / "metrics.jsonl", 0) if "step" in row
         }
         make = instantiate.build(dict(self._node), "tracker", supplied=["run_folder"])
-        tracker: Tracker = make(run_folder=self._folder)
+        tracker = guarded(make(run_folder=self._folder))
         params = {f"search.{key}": describe(distribution) for key, distribution in space.items()}
         params |= {"fixed": " ".join(fixed), "directions": " ".join(self._directions)}
         tags = {"sweep": self._name, "sweep.role": "summary", "sweep.study": self._name}
         tags |= provenance.versions() | provenance.machine()
         tags["segkit.run_folder"] = str(self._folder)
         tracker.start(RunInfo(f"sweep {self._name}", params, tags))
-        self._tracker = tracker
+        self._tracker = self._open.tracker = tracker
         self.update(study)
 
     def update(self, study: optuna.Study) -> None:
-        if self._open is None or self._tracker is None:
+        if self._open is None:
             return
         for trial in study.get_trials(deepcopy=False):
             if trial.state.is_finished() and trial.number not in self._recorded:
                 self._recorded.add(trial.number)
                 self._open.record(KIND, {"step": trial.number, **_numbers(study, trial)})
-        self._tracker.notify()
 
     def finish(self, study: optuna.Study, status: str, files: Sequence[Path]) -> None:
         if self._open is None or self._tracker is None:

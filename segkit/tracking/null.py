@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from segkit.contracts import RunInfo
+if TYPE_CHECKING:  # it imports PyTorch, and this module is imported before that
+    from segkit.contracts import RunInfo
 
 
 class NullTracker:
@@ -17,7 +19,9 @@ class NullTracker:
 
     def start(self, info: RunInfo) -> None: ...
 
-    def notify(self) -> None: ...
+    def log(self, row: Mapping[str, Any]) -> None: ...
+
+    def artifact(self, path: Path, target: str) -> None: ...
 
     def tag(self, tags: Mapping[str, str]) -> None: ...
 

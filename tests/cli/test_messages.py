@@ -117,7 +117,7 @@ OWN = {
     "nogroup": ("defaults:\n  - override /los: dice\n", ["no group los", "Did you mean loss?"]),
     "circle": ("defaults: [circle]\n", ["circle"]),
     "late": ("defaults:\n  - override /debug: fast\n", ["experiment/late.yaml", "no debug chosen before it"]),
-    "inner": ("defaults:\n  - override /tracker: nnoe\n", ["tracker=nnoe", "mlflow, none"]),
+    "inner": ("defaults:\n  - override /tracker: nnoe\n", ["tracker=nnoe", "mlflow, none, several"]),
     "key": ("trainer: {batchsize: 3}\n", ["trainer.batchsize", "Did you mean trainer.batch_size?"]),
     "infinite": ("optimizer: {lr: .inf}\n", ["optimizer.lr: should be a finite number"]),
 }

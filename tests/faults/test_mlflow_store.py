@@ -231,13 +231,13 @@ def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
         time.sleep(0.05)
 
 
-def couriers_of(pid: int) -> list[int]:
+def followers_of(pid: int) -> list[int]:
     """The processes that deliver for the process `pid`, also after it has gone."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = entry.read_bytes().split(b"\0")
-            if any(b"courier_process" in word for word in words) and str(pid).encode() in words:
+            if any(b"tracking.follow import" in word for word in words) and str(pid).encode() in words:
                 found.append(int(entry.parent.name))
     return found
 
@@ -255,7 +255,7 @@ def test_signals_and_kills_while_the_server_is_dead(starter: Starter, unreliable
     }
     for name, training in runs.items():
         training.wait_for_step(3)
-        assert len(couriers_of(training.pid)) == 1, name
+        assert len(followers_of(training.pid)) == 1, name
     terminated, interrupted, killed = runs.values()
     killed.send(signal.SIGKILL)
     assert killed.wait().returncode == -signal.SIGKILL
@@ -263,7 +263,7 @@ def test_signals_and_kills_while_the_server_is_dead(starter: Starter, unreliable
     terminated.send(signal.SIGTERM)
     assert terminated.wait(60).returncode == 143
     assert time.monotonic() - begun < 25
-    assert not couriers_of(terminated.pid)
+    assert not followers_of(terminated.pid)
     assert f"python scripts/sync_mlflow.py {terminated.folder}" in (terminated.folder / "train.log").read_text()
     interrupted.send(signal.SIGINT)
     interrupted.wait_for('"status": "interrupted"', "run_info.json")
@@ -271,7 +271,7 @@ def test_signals_and_kills_while_the_server_is_dead(starter: Starter, unreliable
     interrupted.send(signal.SIGINT)
     assert interrupted.wait(60).returncode == 130
     assert time.monotonic() - begun < 5
-    wait_for(lambda: not any(couriers_of(training.pid) for training in runs.values()))
+    wait_for(lambda: not any(followers_of(training.pid) for training in runs.values()))
     unreliable.healed = True
     assert sync([str(tmp_path)]) == 0
     client = MlflowClient(unreliable.uri("silent"))

@@ -267,7 +267,7 @@ def trainer(option: Option) -> None:
     strategy.step(descent, clip_norm=1.0)
     assert any(not torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
     strategy.load_state_dict(strategy.state_dict())
-    strategy.unwrap(network)(torch.randn(1, 3, 8, 8, device=strategy.device))
+    network(torch.randn(1, 3, 8, 8, device=strategy.device))
 
 
 def sweeper(option: Option) -> None:

@@ -51,7 +51,7 @@ def test_no_checkout_and_no_git_give_nothing(tmp_path: Path, checkout: Path, mon
 
 
 def test_versions_need_no_import():
-    code = "import sys; from segkit.tracking import provenance as p; print(p.versions(), 'torch' in sys.modules)"
+    code = "import sys; from segkit.run import provenance as p; print(p.versions(), 'torch' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == f"{versions()} False"
     assert versions()["version.torch"].startswith("2.")

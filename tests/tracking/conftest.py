@@ -27,8 +27,9 @@ class FakeRun:
         self.folder = folder
         folder.mkdir(parents=True)
 
-    def begin(self, uri: str, **fields: Any) -> None:
-        destination = Destination(uri, "segkit", (self.folder.parent / "files").as_uri(), log_checkpoint=True)
+    def begin(self, uri: str, every_s: float = 5.0, **fields: Any) -> None:
+        files = (self.folder.parent / "files").as_uri()
+        destination = Destination(uri, "segkit", files, log_checkpoint=True, every_s=every_s)
         defaults: dict[str, Any] = {"name": "fake", "params": {"seed": 0}, "tags": {"model": "fcn"}}
         save_record(self.folder, RunRecord(destination, started=EPOCH_SECONDS, **defaults | fields))
 
@@ -56,6 +57,13 @@ class FakeRun:
     def append(self, name: str, row: dict[str, Any]) -> None:
         with (self.folder / name).open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import fcntl
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from mlflow import MlflowClient
 
 from segkit.cli import sync_mlflow
 from segkit.cli.sync_mlflow import main
-from segkit.run.record import load_progress
+from segkit.run.record import load_progress, load_record
+from tests.tracking.conftest import wait_until
 
 LAUNCHER = Path(__file__).parents[2] / "scripts" / "sync_mlflow.py"
 
@@ -85,3 +87,22 @@ def test_the_launcher_answers_without_mlflow_or_torch():
     )
     help_text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "Exit code: 0 everything delivered" in help_text
+
+
+def test_a_live_run_is_followed_until_it_is_over(run, store: str, capsys):
+    run.begin(store, every_s=0.1)
+    run.train(1)
+    with (run.folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        following = threading.Thread(target=main, args=(["--follow", str(run.folder)],))
+        following.start()
+        wait_until(lambda: (progress := load_progress(run.folder)) and progress.last_step == {"train": 1})
+        run.train(2)
+        wait_until(lambda: load_progress(run.folder).last_step == {"train": 2})
+        assert following.is_alive()
+    following.join(60)
+    assert not following.is_alive()
+    assert "complete" in capsys.readouterr().out
+    progress = load_progress(run.folder)
+    assert MlflowClient(store).get_run(progress.run_id).info.status == "KILLED"
+    assert load_record(run.folder).status == "killed"

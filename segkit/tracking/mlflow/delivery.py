@@ -8,6 +8,7 @@ found again by its key.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import uuid
@@ -31,7 +32,7 @@ from segkit.run.record import (
     save_progress,
 )
 from segkit.tracking.mlflow import keys as names
-from segkit.tracking.mlflow.client import connect
+from segkit.tracking.mlflow.client import connect, reason
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -64,20 +65,27 @@ def deliver(folder: Path, *, run_is_over: bool = False) -> Progress:
     One process at a time does so for one folder; others wait. With `run_is_over` a run whose folder does not say
     how it ended is sent as killed.
 
-    Raises whatever MLflow raises when it cannot be reached or refuses; calling again goes on from there.
+    Raises whatever MLflow raises when it cannot be reached or refuses, which is in tracking.json as well; calling
+    again goes on from there.
     """
     with delivering(folder):
         record = load_record(folder)
         if record is None:
             raise FileNotFoundError(f"{folder} holds no readable run_info.json: not a run recorded with tracker=mlflow")
-        delivery = _Delivery(folder, ended(folder, record) if run_is_over else record)
-        delivery.find_or_create_run()
-        delivery.describe()
-        delivery.send_metrics()
+        record = ended(folder, record) if run_is_over else record
         try:
-            delivery.send_artifacts()
-        finally:  # an artifact that the server refuses must not leave the run shown as running for ever
-            delivery.send_status()
+            delivery = _Delivery(folder, record)
+            delivery.find_or_create_run()
+            delivery.describe()
+            delivery.send_metrics()
+            try:
+                delivery.send_artifacts()
+            finally:  # an artifact that the server refuses must not leave the run shown as running for ever
+                delivery.send_status()
+            delivery.note_success()
+        except Exception as error:
+            _note_failure(folder, record, error)
+            raise
         return delivery.progress
 
 
@@ -106,6 +114,11 @@ class _Delivery:
 
     def save(self) -> None:
         save_progress(self.folder, self.progress)
+
+    def note_success(self) -> None:
+        if self.progress.failures:
+            self.progress.failures, self.progress.error, self.progress.failed_at_end = 0, "", None
+            self.save()
 
     def find_or_create_run(self) -> None:
         if self.progress.run_id is not None:
@@ -248,6 +261,16 @@ def _progress_towards(destination: Destination, folder: Path) -> Progress:
     if progress is not None and (progress.uri, progress.experiment) == here:
         return progress
     return Progress(*here, key=uuid.uuid4().hex)
+
+
+def _note_failure(folder: Path, record: RunRecord, error: Exception) -> None:
+    # From the file: what an attempt that failed had in memory may not have arrived.
+    progress = _progress_towards(record.destination, folder)
+    progress.failures = progress.failures + 1 if progress.failed_at_end == record.ended else 1
+    progress.failed_at_end = record.ended
+    progress.error = reason(error, record.destination.uri)
+    with contextlib.suppress(OSError):  # the disk of the run folder may be what is full
+        save_progress(folder, progress)
 
 
 def _source(row: dict[str, Any]) -> str:

@@ -1,22 +1,28 @@
-"""The tracker of `tracker=mlflow`: has the run folder delivered, by another process, while the run goes on."""
+"""The tracker of `tracker=mlflow`: has another process follow the run folder and deliver it while the run goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import getpass
 import logging
+import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from segkit.config.credentials import MASK, connectable, hidden, holds_secret, masked
-from segkit.contracts import RunInfo, UserError
+from segkit.errors import UserError
 from segkit.run.record import Destination, RunRecord, is_delivered, load_progress, load_record, save_record
-from segkit.tracking.courier import courier
+from segkit.tracking.follow import ATTEMPTS_AT_THE_END
+from segkit.tracking.follower_process import follower
 from segkit.tracking.mlflow.client import sqlite_file
+
+if TYPE_CHECKING:  # it imports PyTorch, and this module is imported before that
+    from segkit.contracts import RunInfo
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +33,17 @@ STOPPED = ("interrupted", "terminated")
 WAIT_WHEN_STOPPED_S = 10.0
 """Who sent the signal, or pressed Ctrl-C, waits; a scheduler kills what has not gone after 30 s."""
 
+POLL_S = 0.05
+
+TOLD_AFTER = 2
+"""Failures. The first is often a passing one: a locked database, a server just restarting."""
+
 
 class MlflowTracker:
-    """Records a run in MLflow without ever raising into it or holding it up.
+    """Records a run in MLflow without holding it up.
 
-    A process of its own delivers what the run writes to its folder; see `courier`.
+    It writes who and what the run is to the folder, in run_info.json; another process follows the folder and delivers
+    what is in it, see `follower_process`; and what comes of that is read from tracking.json.
 
     Args:
         run_folder: where metrics.jsonl and artifacts.jsonl grow.
@@ -74,10 +86,21 @@ class MlflowTracker:
         uri = hidden(uri)
         connectable(uri, "tracker.uri")
         self._folder = Path(run_folder)
-        self._destination = Destination(uri, experiment, artifact_location, log_checkpoint)
-        self._every_s = every_s
+        self._destination = Destination(uri, experiment, artifact_location, log_checkpoint, every_s)
         self._timeout_s = timeout_s
-        self._told: set[str] = set()
+        self._look_every_s = min(every_s, 1.0)
+        self._next_look = 0.0
+        self._failures_before = 0
+        self._is_failing = False
+
+    @staticmethod
+    def start_early() -> None:
+        """Start the process that imports MLflow, best while PyTorch is imported here.
+
+        Later, it would slow down the steps of the first epoch.
+        """
+        with contextlib.suppress(OSError):
+            follower().start()
 
     @property
     def run_id(self) -> str | None:
@@ -93,64 +116,95 @@ class MlflowTracker:
             tags["mlflow.user"] = getpass.getuser()
         if "git.commit" in tags:
             tags["mlflow.source.git.commit"] = tags["git.commit"]
-        earlier = load_record(self._folder)
+        earlier, progress = load_record(self._folder), load_progress(self._folder)
+        self._failures_before = 0 if progress is None else progress.failures
         started = time.time() if earlier is None else earlier.started
-        with self._kept_from_the_run():
-            save_record(
-                self._folder,
-                RunRecord(
-                    self._destination,
-                    masked(info.name),
-                    masked(dict(info.params)),
-                    masked(tags),
-                    started,
-                    continues=info.continues,
-                ),
-            )
-            courier().begin(self._folder, self._every_s)
+        record = RunRecord(
+            self._destination,
+            masked(info.name),
+            masked(dict(info.params)),
+            masked(tags),
+            started if info.started is None else info.started,
+            continues=info.continues,
+        )
+        save_record(self._folder, record)
+        follower().follow(self._folder)
 
-    def notify(self) -> None:
-        with self._kept_from_the_run():
-            for news in courier().news(self._folder):
-                if news.state == "failing":
-                    log.warning(
-                        "MLflow cannot be reached or refuses the run (%s: %s); the run goes on and keeps its results "
-                        "in its folder, and delivery is tried on",
-                        self._destination.uri,
-                        news.error,
-                    )
-                elif news.state == "caught up":
-                    log.info("MLflow has caught up")
-            courier().begin(self._folder, self._every_s)  # again, if its process has died
+    def log(self, row: Mapping[str, Any]) -> None:
+        """The follower reads `row` in the folder; this tells, now and then, how it gets on."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + self._look_every_s
+        follower().go_on_following(self._folder)
+        progress = load_progress(self._folder)
+        if progress is None or progress.uri != self._destination.uri:
+            return
+        if progress.failures < self._failures_before:
+            self._failures_before = 0  # those of an earlier part of the run are over
+        if self._is_failing and not progress.failures:
+            self._is_failing = False
+            log.info("MLflow has caught up")
+        elif not self._is_failing and progress.failures >= TOLD_AFTER and progress.failures != self._failures_before:
+            self._is_failing = True
+            log.warning(
+                "MLflow cannot be reached or refuses the run (%s: %s); the run goes on and keeps its results "
+                "in its folder, and delivery is tried on",
+                self._destination.uri,
+                progress.error,
+            )
+
+    def artifact(self, path: Path, target: str) -> None:
+        """The follower reads the list in the folder."""
 
     def tag(self, tags: Mapping[str, str]) -> None:
-        with self._kept_from_the_run():
-            record = load_record(self._folder)
-            assert record is not None, "tags come after start"
-            save_record(self._folder, replace(record, tags=record.tags | masked(dict(tags))))
+        record = self._record()
+        save_record(self._folder, replace(record, tags=record.tags | masked(dict(tags))))
 
     def finish(self, status: str) -> None:
-        with self._kept_from_the_run():
-            record = load_record(self._folder)
-            assert record is not None, "finish comes after start"
-            record = replace(record, status=status, ended=time.time())
-            save_record(self._folder, record)
-            wait_s = min(self._timeout_s, WAIT_WHEN_STOPPED_S) if status in STOPPED else self._timeout_s
-            try:
-                problem = courier().finish(self._folder, self._every_s, wait_s)
-            except KeyboardInterrupt:
-                problem = "not waited for, after Ctrl-C"
-            if not is_delivered(self._folder, record, load_progress(self._folder)):
-                log.warning(
-                    "not everything has reached MLflow (%s: %s). Nothing is lost: the results are in the run folder. "
-                    "To send them later: python scripts/sync_mlflow.py %s",
-                    self._destination.uri,
-                    problem,
-                    self._folder,
+        record = replace(self._record(), status=status, ended=time.time())
+        save_record(self._folder, record)
+        try:
+            problem = self._wait(record, min(self._timeout_s, WAIT_WHEN_STOPPED_S if status in STOPPED else math.inf))
+        except KeyboardInterrupt:
+            problem = "not waited for, after Ctrl-C"
+        if problem is not None and not is_delivered(self._folder, record, load_progress(self._folder)):
+            log.warning(
+                "not everything has reached MLflow (%s: %s). Nothing is lost: the results are in the run folder. "
+                "To send them later: python scripts/sync_mlflow.py %s",
+                self._destination.uri,
+                problem,
+                self._folder,
+            )
+        elif status not in STOPPED:
+            for line in self._where_to_look():
+                log.info("%s", line)
+
+    def _record(self) -> RunRecord:
+        record = load_record(self._folder)
+        if record is None:
+            raise UserError(f"{self._folder} holds no readable run_info.json any more")
+        return record
+
+    def _wait(self, record: RunRecord, wait_s: float) -> str | None:
+        """Until everything has arrived, or its delivery is given up, for `wait_s` at most; what is wrong otherwise."""
+        deadline = time.monotonic() + wait_s
+        follower().follow(self._folder)
+        while True:
+            progress = load_progress(self._folder)
+            if is_delivered(self._folder, record, progress):
+                return None
+            failed = progress is not None and progress.failures > 0 and progress.failed_at_end == record.ended
+            if progress is not None and failed and progress.failures >= ATTEMPTS_AT_THE_END:
+                return progress.error
+            if follower().pid is None:
+                return "the process that delivers to it has died"
+            if time.monotonic() >= deadline:
+                return (
+                    progress.error
+                    if progress is not None and failed
+                    else f"it did not take everything within {wait_s:g} s"
                 )
-            elif status not in STOPPED:
-                for line in self._where_to_look():
-                    log.info("%s", line)
+            time.sleep(POLL_S)
 
     def _where_to_look(self) -> list[str]:
         """What to type and which address to open; MLflow's own start page shows no training runs."""
@@ -170,16 +224,6 @@ class MlflowTracker:
             f"compare runs: mlflow ui --backend-store-uri {shlex.quote(uri)}",
             f"open: http://127.0.0.1:5000/{page}",
         ]
-
-    @contextlib.contextmanager
-    def _kept_from_the_run(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if str(error) not in self._told:
-                is_a_fault_of_ours = not isinstance(error, OSError)
-                log.warning("the run goes on without MLflow (%s)", error, exc_info=is_a_fault_of_ours)
-            self._told.add(str(error))
 
 
 def _resolved(uri: str, artifact_location: str | None) -> tuple[str, str | None]:

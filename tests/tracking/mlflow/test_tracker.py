@@ -1,4 +1,4 @@
-"""The tracker thread, against stores and servers that work, fail, and keep silent."""
+"""The tracker and the process that follows its run folder, and stores and servers that work, fail, or keep silent."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from mlflow import MlflowClient
 from segkit.cli.sync_mlflow import main as sync
 from segkit.contracts import RunInfo, UserError
 from segkit.run.record import load_record
-from segkit.tracking.courier import courier
+from segkit.tracking.follower_process import follower
 from segkit.tracking.mlflow.tracker import MlflowTracker
 from segkit.tracking.null import NullTracker
+from segkit.tracking.trackers import guarded
+from tests.tracking.conftest import wait_until
 
 INFO = RunInfo(name="a run", params={"seed": 1}, tags={"git.commit": "abc"})
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A courier of its own, as it takes its environment when it starts."""
+    """A follower of its own, as it takes its environment when it starts."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    courier().stop()
+    follower().stop()
     yield
-    courier().stop()
+    follower().stop()
 
 
 def track(run, uri: str, timeout_s: float = 60.0) -> MlflowTracker:
@@ -46,13 +48,6 @@ def track(run, uri: str, timeout_s: float = 60.0) -> MlflowTracker:
     )
 
 
-def wait_until(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def train_steps(uri: str, run_id: str) -> list[int]:
     return [metric.step for metric in MlflowClient(uri).get_metric_history(run_id, "train/loss")]
 
@@ -62,7 +57,7 @@ def test_the_run_is_visible_while_it_goes_on_and_ends_finished(run, store: str):
     assert tracker.run_id is None
     tracker.start(INFO)
     run.train(1)
-    tracker.notify()
+    tracker.log({})
     wait_until(lambda: tracker.run_id is not None and train_steps(store, tracker.run_id) == [1])
     found = MlflowClient(store).get_run(tracker.run_id)
     assert found.info.status == "RUNNING"
@@ -158,11 +153,11 @@ def test_a_bad_server_costs_a_bounded_time(run, kind: str, request: pytest.Fixtu
     tracker.start(INFO)
     for step in range(100):
         run.train(step)
-        tracker.notify()
+        tracker.log({})
     assert time.monotonic() - begun < 1.9, "the training waited for the server"
 
     def tells() -> bool:
-        tracker.notify()
+        tracker.log({})
         return "is tried on" in caplog.text
 
     if kind != "silent":
@@ -185,7 +180,7 @@ def test_what_a_server_missed_is_sent_later(run, server, capsys):
     tracker.start(INFO)
     run.train(1, 2)
     run.artifact("best.pt", "weights")
-    tracker.notify()
+    tracker.log({})
     tracker.finish("interrupted")
     assert sync([str(run.folder)]) == 1
     assert "not delivered" in capsys.readouterr().out
@@ -199,12 +194,12 @@ def test_what_a_server_missed_is_sent_later(run, server, capsys):
 
     resumed.start(INFO)
     run.train(3)
-    resumed.notify()
+    resumed.log({})
     wait_until(lambda: train_steps(server.uri, run_id) == [1, 2, 3])
     server.kill()
     run.train(4, 5)
     run.evaluate(5, miou=0.5)
-    resumed.notify()
+    resumed.log({})
     resumed.finish("completed")
     server.start()
     assert sync([str(run.folder)]) == 0
@@ -220,13 +215,13 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from segkit.contracts import RunInfo
-from segkit.tracking.courier import courier
+from segkit.tracking.follower_process import follower
 from segkit.tracking.mlflow.tracker import MlflowTracker
 
 tracker = MlflowTracker(Path(sys.argv[1]), uri=sys.argv[2], every_s=0.1, timeout_s=0.5)
 tracker.start(RunInfo("a run", {}, {}))
-tracker.notify()
-print(courier().pid)
+tracker.log({})
+print(follower().pid)
 time.sleep(float(sys.argv[3]))
 tracker.finish("completed")
 assert "mlflow" not in sys.modules
@@ -247,17 +242,53 @@ def test_mlflow_stays_out_of_the_process_and_its_own_ends_with_it(run, silent: s
     assert not is_alive(int(pid))
 
 
-def test_a_courier_that_is_killed_is_replaced(run, store: str, caplog):
+def test_a_follower_that_is_killed_is_replaced(run, store: str, caplog):
     tracker = track(run, store)
     tracker.start(INFO)
     run.train(1)
     wait_until(lambda: tracker.run_id is not None)
-    os.kill(courier().pid, signal.SIGKILL)
-    wait_until(lambda: tracker.notify() or courier().pid is None)
+    os.kill(follower().pid, signal.SIGKILL)
+    wait_until(lambda: follower().pid is None)
     run.train(2)
     tracker.finish("completed")
     assert train_steps(store, tracker.run_id) == [1, 2]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_one_follower_serves_all_runs_until_there_is_a_password_that_it_does_not_know(
+    make_run, store: str, monkeypatch: pytest.MonkeyPatch
+):
+    runs = [make_run(name) for name in ("first", "second", "third")]
+    trackers = [track(run, store) for run in runs]
+    pids = []
+    for run, tracker in zip(runs, trackers, strict=True):
+        if run is runs[-1]:
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
+        tracker.start(INFO)
+        run.train(1)
+        pids.append(follower().pid)
+    assert pids[0] == pids[1] != pids[2]
+    wait_until(lambda: all(tracker.run_id for tracker in trackers))
+    for run, tracker in zip(runs, trackers, strict=True):
+        run.train(2)
+        tracker.finish("completed")
+        assert train_steps(store, tracker.run_id) == [1, 2]
+        assert MlflowClient(store).get_run(tracker.run_id).info.status == "FINISHED"
+    wait_until(lambda: not is_alive(pids[0]))  # its runs are over
+    assert follower().pid == pids[2]
+    follower().stop()
+    assert not is_alive(pids[2])
+
+
+def test_a_failure_of_before_a_resume_is_not_told_again(run, absent: str, caplog: pytest.LogCaptureFixture):
+    for _ in range(2):
+        tracker = track(run, absent, timeout_s=20.0)
+        caplog.clear()
+        tracker.start(INFO)
+        tracker.log({})
+        assert not caplog.messages
+        tracker.finish("failed")
+        assert "Connection refused" in caplog.text, "given up, before the longest wait was over"
 
 
 def test_a_process_that_is_killed_leaves_a_killed_run_and_nothing_else(run, store: str):
@@ -275,11 +306,11 @@ def test_a_process_that_is_killed_leaves_a_killed_run_and_nothing_else(run, stor
 
 
 def test_a_run_folder_that_cannot_be_written_does_not_stop_the_run(tmp_path: Path, caplog):
-    tracker = MlflowTracker(tmp_path / "missing", uri="http://127.0.0.1:1", timeout_s=0.1)
+    tracker = guarded(MlflowTracker(tmp_path / "missing", uri="http://127.0.0.1:1", timeout_s=0.1))
     tracker.start(INFO)
-    tracker.notify()
+    tracker.log({})
     tracker.finish("completed")
-    assert "the run goes on without MLflow" in caplog.text
+    assert "the run goes on without its tracker MlflowTracker" in caplog.text
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "mlruns", "./mlruns", "/tmp/mlruns", "", "ftp://x"])
@@ -312,7 +343,7 @@ def test_a_relative_store_stays_where_it_is_when_the_folder_changes(run, tmp_pat
 def test_the_null_tracker_writes_nothing(tmp_path: Path):
     tracker = NullTracker(tmp_path)
     tracker.start(INFO)
-    tracker.notify()
+    tracker.log({})
     tracker.finish("completed")
     assert tracker.run_id is None
     assert list(tmp_path.iterdir()) == []
