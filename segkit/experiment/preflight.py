@@ -101,8 +101,9 @@ def check_class_weights(key: str, losses: Sequence[Loss], task: Task) -> None:
         mask = torch.randint(2 if mask.ndim == 4 else classes, mask.shape)
         logits = torch.randn(2, classes, 16, 16)
         queries = [QueryPrediction(torch.randn(2, classes, classes + 1), logits)]
+        batch = Batch(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), Targets(mask), ("0", "1"))
         try:
-            totals = [loss(Prediction(logits, {}, queries), mask).total for loss in losses]
+            totals = [loss(Prediction(logits, {}, queries), batch).total for loss in losses]
         except Exception:  # whoever calls it with a prediction of the model says so
             return
     if all(torch.equal(total, totals[0]) for total in totals):

@@ -247,7 +247,7 @@ def tracker(option: Option) -> None:
     built.start(RunInfo("a run", {"seed": 0}, {"model": "fcn"}))
     row = {"kind": "train", "step": 1, "epoch": 0, "loss": 0.5, "lr": 0.1, "time": 1_700_000_000.0}
     (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    built.notify()
+    built.log(row)
     built.tag({"sweep": "a"})
     built.finish("completed")
     assert built.run_id is None or isinstance(built.run_id, str)

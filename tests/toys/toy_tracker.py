@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from segkit.contracts import RunInfo
 from segkit.tracking.null import NullTracker
@@ -19,8 +20,11 @@ class Diary(NullTracker):
     def start(self, info: RunInfo) -> None:
         self._write(f"{info.name} starts")
 
-    def notify(self) -> None:
-        self._write("it goes on")
+    def log(self, row: Mapping[str, Any]) -> None:
+        self._write(f"{row['kind']} of step {row['step']}")
+
+    def artifact(self, path: Path, target: str) -> None:
+        self._write(f"{path.name} for {target}")
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self._write(f"tags: {', '.join(tags)}")

@@ -44,6 +44,18 @@ class WindowDraw(Protocol):
     def __call__(self, mask: NDArray[Any], size: tuple[int, int], ignore_index: int, random: Generator) -> Window: ...
 
 
+class WholeImage:
+    """The whole image, made to fit the crop; its proportions are lost where they differ.
+
+    A network trained so is evaluated at another scale than it has learnt. No option uses it any more; runs that began
+    with `transform=light` of version 0.1 go on with it.
+    """
+
+    def __call__(self, mask: NDArray[Any], size: tuple[int, int], ignore_index: int, random: Generator) -> Window:
+        height, width = mask.shape[:2]
+        return Window(Axis(0, height, 0, size[0]), Axis(0, width, 0, size[1]))
+
+
 class RandomScaleCrop:
     """A crop at a random place of the image at a random scale, padded at random where the image is smaller.
 

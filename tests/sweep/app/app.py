@@ -17,11 +17,10 @@ sys.path.insert(0, str(REPOSITORY))
 
 from segkit.cli import app  # noqa: E402
 from segkit.errors import UserError  # noqa: E402
-from segkit.sweep.protocols import current_trial  # noqa: E402
+from segkit.sweep.protocols import Trial  # noqa: E402
 
 
-def task(config: DictConfig) -> object:
-    trial = current_trial()
+def task(config: DictConfig, trial: Trial | None = None) -> object:
     folder = Path(HydraConfig.get().runtime.output_dir)
     note(config, "begins", folder)
     match config.behaviour:
