@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 from omegaconf import DictConfig
 
 from segkit.commands.data_check import bar_of, counted_with_progress
+from segkit.commands.setup_state import Setup
 from segkit.commands.setup_summary import draw_examples, say, say_end
 from segkit.config import instantiate
 from segkit.config.schema import InitDatasetSettings, checked
@@ -22,10 +22,9 @@ from segkit.data.discovery.channels import choose_channels
 from segkit.data.discovery.class_names import NamedClass, find_class_names
 from segkit.data.discovery.found_splits import SPLITS, Wanted
 from segkit.data.discovery.label_choice import Labels, Said, choose_labels
-from segkit.data.discovery.layout import Kind, Layout, recognise
+from segkit.data.discovery.layout import Kind, recognise
 from segkit.data.discovery.mask_survey import MOST_VALUES, Survey, survey
 from segkit.data.discovery.path_words import SplitName
-from segkit.data.statistics.counts import Counted
 from segkit.data.statistics.folds import make_lists
 from segkit.experiment.computed_weights import weights_by
 from segkit.run.run_folder import output_folder
@@ -50,37 +49,6 @@ VOC_NAME = re.compile(r"\d{4}_\d{6}")
 LARGEST_CROP = 512
 STEPS = 4000
 """Optimizer steps that a run of the experiment makes, about."""
-
-
-@dataclass
-class Setup:
-    """What is known of the data set, and what is to be written.
-
-    Attributes:
-        kind: that of the layout, but for a table where the validation split has to be drawn.
-        node: the config of the data set, as its YAML file gives it.
-        base: the option of the `dataset` group that it refines, or None.
-        pairs: image and mask of each sample by split, once these are settled.
-    """
-
-    name: str
-    root: Path
-    output: Path
-    layout: Layout
-    kind: Kind
-    pairs: dict[SplitName, list[tuple[str, str]]]
-    node: dict[str, Any] = field(default_factory=dict[str, Any])
-    base: str | None = None
-    labels: Labels | None = None
-    counted: dict[SplitName, Counted] = field(default_factory=dict["SplitName", Counted])
-
-    @property
-    def table(self) -> Path:
-        return self.output / "dataset" / f"{self.name}.csv"
-
-    @property
-    def draws_val(self) -> bool:
-        return self.layout.kind != "cityscapes" and "val" not in self.layout.pairs
 
 
 def run(config: DictConfig, conf: Path, is_checkout: bool) -> None:

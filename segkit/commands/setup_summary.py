@@ -6,18 +6,15 @@ import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.text import Text
 
+from segkit.commands.setup_state import Setup
 from segkit.contracts import SampleSource
 from segkit.engine.progress import CONSOLE
 from segkit.errors import printable
 from segkit.reporting.sample_sheet import SheetRow, sheet
-
-if TYPE_CHECKING:
-    from segkit.commands.dataset_setup import Setup
 
 PICTURED = 3
 NAMED = 12
