@@ -15,7 +15,6 @@ from segkit.models.atrous import leave_out_unseen_taps
 from segkit.models.backbone import Sizing, checkpoint_gradients
 from segkit.models.batch_norm import accept_single_values
 from segkit.models.normalization import Normalize, Statistics
-from segkit.models.timm_source import build
 from segkit.resizing import resize_logits
 
 Decoder = Literal[
