@@ -142,7 +142,9 @@ def test_a_loss_that_does_not_fit_is_told(loss: nn.Module, message: str) -> None
 def test_a_predictor_that_does_not_fit_is_told() -> None:
     with pytest.raises(UserError, match=r"predictor \(.*\) gave a float32 tensor \(1, 3, 64, 64\)"):
         check(Model(), make_predictor=lambda model: lambda images: model(images).logits)
-    with pytest.raises(UserError, match=r"predictor \(.*Whole\) cannot be called as\n  predictor\(model\)\nwith a Model"):
+    with pytest.raises(
+        UserError, match=r"predictor \(.*Whole\) cannot be called as\n  predictor\(model\)\nwith a Model"
+    ):
         check(Model(), make_predictor=partial(Whole, window=3))  # pyright: ignore[reportCallIssue]
 
 
