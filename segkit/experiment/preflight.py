@@ -78,7 +78,7 @@ def check(
             _check_terms(terms, loss)
             _check_gradient(terms.total, leaves, loss)
         model.eval()
-        predictor = make_predictor(model)
+        predictor = _called(make_predictor, "predictor(model)", "predictor", None, model)
         with torch.inference_mode():
             prediction = _called(predictor, PREDICTOR, "predictor", strategy, images[:1])
             _check_prediction(prediction, "predictor", predictor, PREDICTOR, images[:1], task.labels)
@@ -252,7 +252,8 @@ def _check_gradient(total: Tensor, leaves: Sequence[Tensor], loss: Any) -> None:
 
 def kind(part: Any) -> str:
     """The class of `part`, and of the head or model in it, as a user names them."""
-    name = f"{type(part).__module__}.{type(part).__qualname__}"
+    named = getattr(part, "func", type(part))  # what a partial is of
+    name = f"{named.__module__}.{named.__qualname__}"
     inner = {key: getattr(part, key, None) for key in ("head", "model")}
     return name + "".join(f" with {key} {kind(value)}" for key, value in inner.items() if isinstance(value, nn.Module))
 

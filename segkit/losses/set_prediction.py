@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segkit.contracts import Batch, LossTerms, Prediction, QueryPrediction, UserError, integer_mask
 from segkit.losses.base import at_least_zero, mask_of, positive
+from segkit.losses.tiled.probabilities import check_in_range
 
 
 class Segments(NamedTuple):
@@ -109,7 +110,11 @@ class SetPredictionLoss(nn.Module):
                     "loss=set_prediction needs a model of queries; allowed: model=eomt, or another loss for this model"
                 )
             return LossTerms(mask.new_full((), torch.nan, dtype=torch.float32))
-        return self.of_segments(prediction.queries, semantic_segments(mask, self.ignore_index))
+        segments = semantic_segments(mask, self.ignore_index)
+        classes_S = torch.cat([of_image.classes for of_image in segments])
+        # The id num_classes would pass for "no segment".
+        check_in_range((classes_S >= 0) & (classes_S < self.num_classes))
+        return self.of_segments(prediction.queries, segments)
 
     def of_segments(self, queries: Sequence[QueryPrediction], segments: Sequence[Segments]) -> LossTerms:
         """The loss against any segments, those of instances included, with one entry of `segments` an image."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,10 @@ def test_a_loss_that_does_not_fit_is_told(loss: nn.Module, message: str) -> None
 def test_a_predictor_that_does_not_fit_is_told() -> None:
     with pytest.raises(UserError, match=r"predictor \(.*\) gave a float32 tensor \(1, 3, 64, 64\)"):
         check(Model(), make_predictor=lambda model: lambda images: model(images).logits)
+    with pytest.raises(
+        UserError, match=r"predictor \(.*Whole\) cannot be called as\n  predictor\(model\)\nwith a Model"
+    ):
+        check(Model(), make_predictor=partial(Whole, window=3))  # pyright: ignore[reportCallIssue]
 
 
 def test_multi_label_masks_are_tried_for_multi_label_losses() -> None:

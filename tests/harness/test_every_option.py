@@ -22,7 +22,7 @@ def test_it_runs_and_its_config_comes_back_from_a_checkpoint(group: str, name: s
     option = Option(group, name, tmp_path)
     check(option)
     values = option.recipe.to_dict()
-    checkpoint.write({"config": values}, tmp_path / "last.pt")
+    checkpoint.write_flushed({"config": values}, tmp_path / "last.pt")
     # As text, True is not 1 and a key 255 is not "255".
     assert repr(stored_config(checkpoint.read(tmp_path / "last.pt"))) == repr(values)
     assert [key for key, _ in leaves(values) if rule_of(key) is None] == []

@@ -234,3 +234,11 @@ def test_bad_numbers_are_named(key: str) -> None:
 def test_a_loss_of_no_terms_is_refused() -> None:
     with pytest.raises(UserError, match="all 0"):
         loss(class_weight=0.0, mask_weight=0.0, dice_weight=0.0)
+
+
+@pytest.mark.parametrize("stray", [3, 7])
+def test_an_id_that_is_no_class_is_refused(stray: int) -> None:
+    """Three classes: the fourth column of the class logits is for no segment."""
+    mask = torch.full((1, 4, 4), stray, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="out of range"):
+        value(loss(), perfect(), mask)

@@ -26,7 +26,9 @@ def read(source: SampleSource, index: int) -> Sample:
     if mask.dtype in (wanted, np.int32):
         return sample
     if mask.dtype.kind not in "iub":
-        raise UserError(f"the mask of {sample.id} is {mask.dtype}; allowed: integers, such as {np.dtype(wanted)}")
+        raise UserError(
+            f"dataset: the mask of {sample.id} is {mask.dtype}; allowed: integers, such as {np.dtype(wanted)}"
+        )
     num_ids = 2 if labels.multilabel else labels.num_classes
     strays = mask[(mask < 0) | (mask >= num_ids)]
     strays = strays[strays != labels.ignore_index]
