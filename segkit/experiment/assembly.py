@@ -62,6 +62,7 @@ class Experiment:
         self._precision: Precision = precision or recipe.settings.trainer.precision
         self._kept = kept or Kept()
         self._sources: dict[str, SampleSource] = {}
+        self._split_digest = None if resolved is None else resolved.split_digest
         if resolved is not None:
             self.resolved = resolved
         if labels is not None:
@@ -94,9 +95,9 @@ class Experiment:
 
     @cached_property
     def splitting(self) -> Splitting:
-        digest = self.__dict__["resolved"].split_digest if "resolved" in self.__dict__ else None
-        recipe = self.recipe if digest is None else self.recipe.replaced({"split.digest": digest})
-        return recipe.build("split")
+        """The splits; those of a training that is over only as long as they are the same lists of samples."""
+        recipe, digest = self.recipe, self._split_digest
+        return (recipe if digest is None else recipe.replaced({"split.digest": digest})).build("split")
 
     def source(self, split: Split) -> SampleSource:
         """The samples of a split. Raises DataError listing files that cannot be used, or warns of them only."""
