@@ -15,7 +15,8 @@ def mask_in_place(config: DictConfig) -> None:
     with flag_override(config.hydra, "readonly", False):
         # Jobs get their overrides from here.
         for part in ("task", "hydra"):
-            config.hydra.overrides[part] = [hidden_in_override(str(one)) for one in config.hydra.overrides[part]]
+            typed: Any = OmegaConf.to_container(config.hydra.overrides[part], resolve=False)
+            config.hydra.overrides[part] = [hidden_in_override(str(one)) for one in typed]
         config.hydra.job.override_dirname = masked(config.hydra.job.override_dirname)
 
 

@@ -182,7 +182,7 @@ def test_an_output_that_cannot_be_written_is_named(
     arguments = ["input=a.png"] if script is main else []
     done = call(script, f"run={finished}", *arguments, "output=file/out")
     assert done.returncode == 2
-    assert "output=file/out: cannot be written to: Not a directory" in done.stderr
+    assert "output=file/out: cannot be written (Not a directory" in done.stderr
 
 
 def test_predictions_are_not_written_over_the_images(call: Callable[..., Ended], finished: Path, tmp_path: Path):

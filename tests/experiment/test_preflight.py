@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from segkit.cli import train
-from segkit.contracts import DataError, LabelSpace, LossTerms, Prediction, Sample
+from segkit.contracts import Batch, DataError, LabelSpace, LossTerms, Prediction, Sample
 from segkit.engine.strategy.single_device import SingleDevice
 from segkit.errors import UserError
 from segkit.experiment import preflight
 from segkit.losses.combined import CombinedLoss
 from segkit.predictors.whole_image import Whole
+from segkit.tasks.kinds import task_of
 from tests.conftest import TINY, Ended
 
 LABELS = LabelSpace(("a", "b", "c"), ((0, 0, 0),) * 3)
@@ -55,7 +56,7 @@ class Loss(nn.Module):
         super().__init__()
         self.gives = gives
 
-    def forward(self, prediction: Prediction, mask: Tensor) -> Any:
+    def forward(self, prediction: Prediction, batch: Batch) -> Any:
         return self.gives(prediction.logits)
 
 
@@ -65,7 +66,7 @@ def no_sample() -> Sample:
 
 def check(model: nn.Module, loss: nn.Module | None = None, **more: Any) -> None:
     combined = CombinedLoss(num_classes=3, ignore_index=255)
-    keywords = {"labels": LABELS, "in_channels": 3, "strategy": CPU, "sample": no_sample, **more}
+    keywords = {"task": task_of(LABELS), "in_channels": 3, "strategy": CPU, "sample": no_sample, **more}
     preflight.check(model, loss or combined, keywords.pop("make_predictor", Whole), **keywords)
 
 
@@ -150,7 +151,7 @@ def test_a_predictor_that_does_not_fit_is_told() -> None:
 
 def test_multi_label_masks_are_tried_for_multi_label_losses() -> None:
     labels = LabelSpace(LABELS.names, LABELS.colors, multilabel=True)
-    check(Model(), CombinedLoss(num_classes=3, ignore_index=255, multilabel=True), labels=labels)
+    check(Model(), CombinedLoss(num_classes=3, ignore_index=255, multilabel=True), task=task_of(labels))
 
 
 def test_a_model_of_one_image_size_is_tried_with_what_it_is_trained_on() -> None:

@@ -19,7 +19,7 @@ from segkit.data.transforms.albumentations_pipeline import AlbumentationsTransfo
 from segkit.data.transforms.apply import augmented
 from tests.composed import recipe
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 PRESETS = sorted(path.stem for path in (CONF / "transform").glob("*.yaml"))
 CROP = (32, 48)
 Apply = Callable[[Sample, int], Sample]
