@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from segkit.config.recipe import Recipe
+from segkit.config import instantiate
+from segkit.config.recipe import LABEL_SPACE, Recipe
 from segkit.contracts import SampleSource
 from segkit.engine.trainer import Trainer
 from segkit.errors import UserError
@@ -89,9 +90,20 @@ def _composed(path: Path, content: checkpoint.Content) -> dict[str, Any]:
         for key, method in config.pop("computed", {}).items():
             _set(config, key, method)
         config.get("split", {}).pop("digest", None)
+        _leave_out_label_space(config)
         return config
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise UserError(f"resume: {path} carries no usable config ({error})") from None
+
+
+def _leave_out_label_space(config: dict[str, Any]) -> None:
+    """Take from each node what the data set decides and version 0.1 wrote there, as it is supplied now."""
+    decided = {"multilabel": False} | config["dataset"]
+    for part in ("model", "loss", "transform"):
+        for _, node in instantiate.nodes(config[part], part):
+            for name in LABEL_SPACE:
+                if name in node and node[name] == decided.get(name):
+                    del node[name]  # pyright: ignore[reportIndexIssue]
 
 
 def _set(config: Any, key: str, value: Any) -> None:

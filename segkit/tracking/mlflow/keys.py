@@ -40,7 +40,8 @@ def run_name(choices: Mapping[str, str], overrides: Iterable[str], keys: Iterabl
     """
     known = list(keys)
     shown = [_shown(override, known) for override in sorted(overrides, key=_place)]
-    options = [str(choices[group]) for group in SHOWN_GROUPS if choices.get(group)]
+    # A sweep's best config chooses options of its own: trial_14/ce.
+    options = [str(choices[group]).rpartition("/")[2] for group in SHOWN_GROUPS if choices.get(group)]
     name = " ".join([*(text for text in shown if text), *options])
     if len(name) <= MAX_NAME:
         return name
