@@ -30,11 +30,11 @@ class Head:
         ignore_index: the mask value that is left out.
     """
 
-    def __init__(self, logits: Tensor, mask: Tensor, ignore_index: int, *, even: bool = False) -> None:
+    def __init__(self, logits: Tensor, mask: Tensor, ignore_index: int, *, uniform: bool = False) -> None:
         self.logits = logits
         self.mask = mask
         self.ignore_index = ignore_index
-        self._even = even
+        self._uniform = uniform
         self._sums: dict[tuple[bool, float], ClassSums] = {}
 
     @property
@@ -66,7 +66,7 @@ class Head:
         return counts.scatter_add_(0, ids, valid.long()) > 0
 
     def sums(self, *, sigmoid: bool, gamma: float | None = None) -> ClassSums:
-        """The per-class sums; without `gamma` the sums of surprise may carry any focal factor."""
+        """The per-class sums; without `gamma` the sums `nll` may carry any focal factor."""
         if gamma is None:
             for (made_with_sigmoid, _), sums in self._sums.items():
                 if made_with_sigmoid == sigmoid:
@@ -75,7 +75,7 @@ class Head:
         key = (sigmoid, gamma)
         if key not in self._sums:
             self._sums[key] = class_sums(
-                self.logits, self.mask, Reading(self.ignore_index, sigmoid=sigmoid, gamma=gamma, even=self._even)
+                self.logits, self.mask, Reading(self.ignore_index, sigmoid=sigmoid, gamma=gamma, uniform=self._uniform)
             )
         return self._sums[key]
 
@@ -91,7 +91,7 @@ class SegmentationLoss(nn.Module, ABC):
     Args:
         num_classes: C.
         ignore_index: the mask value that is left out.
-        multilabel: the mask is (B, C, H, W) of 0, 1 and `ignore_index`, and each class is judged for itself, by a
+        multilabel: the mask is (B, C, H, W) of 0, 1 and `ignore_index`, and each class is scored for itself, by a
             sigmoid; for a single class a mask (B, H, W) does as well.
         auxiliary_weight: of each auxiliary head's loss, or one weight for each head by name; 0.4 is that of
             PSPNet (arXiv 1612.01105).
@@ -119,13 +119,13 @@ class SegmentationLoss(nn.Module, ABC):
 
     def forward(self, prediction: Prediction, batch: Batch | Tensor) -> LossTerms:
         """The loss of a batch, or of its mask alone."""
-        return self.over(self.heads(prediction, mask_of(batch), even=self.wants_even))
+        return self.over(self.heads(prediction, mask_of(batch), uniform=self.wants_uniform))
 
-    def heads(self, prediction: Prediction, mask: Tensor, *, even: bool) -> dict[str, Head]:
+    def heads(self, prediction: Prediction, mask: Tensor, *, uniform: bool) -> dict[str, Head]:
         """The main head, as "", and the auxiliary ones by name. Raises UserError for shapes that do not fit."""
         mask = self._checked_mask(prediction, integer_mask(mask, self.ignore_index, self.num_classes - 1))
         logits = {"": prediction.logits, **prediction.auxiliary}
-        return {name: Head(of_head, mask, self.ignore_index, even=even) for name, of_head in logits.items()}
+        return {name: Head(of_head, mask, self.ignore_index, uniform=uniform) for name, of_head in logits.items()}
 
     def over(self, heads: Mapping[str, Head]) -> LossTerms:
         """The loss of all heads, each with its weight."""
@@ -141,9 +141,9 @@ class SegmentationLoss(nn.Module, ABC):
         """The loss of one head."""
 
     @property
-    def wants_even(self) -> bool:
-        """Whether the sums `even` are needed, by this loss or by one that it is made of."""
-        return any(loss.wants_even for loss in self.children() if isinstance(loss, SegmentationLoss))
+    def wants_uniform(self) -> bool:
+        """Whether the sums `uniform` are needed, by this loss or by one that it is made of."""
+        return any(loss.wants_uniform for loss in self.children() if isinstance(loss, SegmentationLoss))
 
     def mean(self, losses_BC: Tensor) -> Tensor:
         """The mean over samples and classes, weighted with the class weights."""

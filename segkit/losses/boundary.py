@@ -33,8 +33,8 @@ class BoundaryLoss(SegmentationLoss):
     def compute(self, head: Head) -> LossTerms:
         present_C = head.present().double()
         weights_C = torch.ones_like(present_C) if self.weights is None else self.weights
-        judged_C = head.valid.sum(dim=(0, 2, 3)) if self.multilabel else head.valid.sum()
-        weights_C = quotient(present_C * weights_C / weights_C.sum(), judged_C.double())
+        counted_C = head.valid.sum(dim=(0, 2, 3)) if self.multilabel else head.valid.sum()
+        weights_C = quotient(present_C * weights_C / weights_C.sum(), counted_C.double())
 
         def judge(number: int, map_BHW: Tensor) -> tuple[Tensor, Tensor]:
             distance = signed_distance(*head.of_class(number)).to(map_BHW)

@@ -29,13 +29,13 @@ class CrossEntropyLoss(SegmentationLoss):
             raise UserError(f"loss.label_smoothing={self.label_smoothing}; allowed: from 0 up to, but not, 1")
 
     @property
-    def wants_even(self) -> bool:
+    def wants_uniform(self) -> bool:
         return self.label_smoothing > 0
 
     def compute(self, head: Head) -> LossTerms:
         sums = head.sums(sigmoid=self.multilabel, gamma=0.0)
-        surprise_BC = sums.surprise + sums.surprise_absent
+        nll_BC = sums.nll + sums.nll_absent
         if self.label_smoothing:
-            surprise_BC = (1 - self.label_smoothing) * surprise_BC + self.label_smoothing * sums.even
-        total = quotient(self.weighted_sum(surprise_BC), self.weighted_sum(sums.judged))
+            nll_BC = (1 - self.label_smoothing) * nll_BC + self.label_smoothing * sums.uniform
+        total = quotient(self.weighted_sum(nll_BC), self.weighted_sum(sums.terms))
         return LossTerms(total, {"ce": total.detach()})

@@ -33,6 +33,6 @@ class FocalLoss(SegmentationLoss):
 
     def compute(self, head: Head) -> LossTerms:
         sums = head.sums(sigmoid=self.multilabel, gamma=self.gamma)
-        terms_BC = self.alpha * sums.surprise + (1 - self.alpha) * sums.surprise_absent
-        total = quotient(self.weighted_sum(terms_BC), sums.judged.sum())
+        terms_BC = self.alpha * sums.nll + (1 - self.alpha) * sums.nll_absent
+        total = quotient(self.weighted_sum(terms_BC), sums.terms.sum())
         return LossTerms(total, {"focal": total.detach()})

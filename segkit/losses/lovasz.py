@@ -21,16 +21,16 @@ class LovaszLoss(SegmentationLoss):
 
     Berman et al., "The Lovász-Softmax loss" (arXiv 1705.08790), section 3: the errors are |y - p| of a softmax.
     Multi-label: the paper's binary form, the Lovász hinge, for each class on the errors max(0, 1 - z) where the class
-    is and max(0, 1 + z) where it is not, z its logit; absent classes are judged too, by what is wrongly claimed.
+    is and max(0, 1 + z) where it is not, z its logit; absent classes count too, by what is wrongly claimed.
     With `class_weights` the mean over classes is weighted.
     """
 
     def compute(self, head: Head) -> LossTerms:
         if self.multilabel:
-            judged_C = torch.stack([head.of_class(number)[1].any() for number in range(self.num_classes)])
+            counted_C = torch.stack([head.of_class(number)[1].any() for number in range(self.num_classes)])
         else:
-            judged_C = head.present()
-        weights_C = judged_C.double() if self.weights is None else judged_C * self.weights
+            counted_C = head.present()
+        weights_C = counted_C.double() if self.weights is None else counted_C * self.weights
         weights_C = quotient(weights_C, weights_C.sum())
 
         def judge(number: int, map_BHW: Tensor) -> tuple[Tensor, Tensor]:

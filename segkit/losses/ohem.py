@@ -11,7 +11,7 @@ from torch import Tensor
 from segkit.contracts import LossTerms, UserError
 from segkit.losses.base import Head
 from segkit.losses.cross_entropy import CrossEntropyLoss
-from segkit.losses.tiled.class_sums import pixel_surprise
+from segkit.losses.tiled.class_sums import pixel_nll
 from segkit.losses.tiled.probabilities import Reading
 
 
@@ -42,17 +42,17 @@ class OhemLoss(CrossEntropyLoss):
     def compute(self, head: Head) -> LossTerms:
         # The other pixels are ignored: the cross-entropy of such a mask is that of the hard pixels.
         mask = head.mask.where(self._hard(head), self.ignore_index)
-        total = super().compute(Head(head.logits, mask, self.ignore_index, even=self.wants_even)).total
+        total = super().compute(Head(head.logits, mask, self.ignore_index, uniform=self.wants_uniform)).total
         return LossTerms(total, {"ohem": total.detach()})
 
     @torch.no_grad()
     def _hard(self, head: Head) -> Tensor:
         """Which pixels are hard, in the mask's shape."""
-        surprise = pixel_surprise(head.logits, head.mask, Reading(self.ignore_index, sigmoid=self.multilabel))
+        nll = pixel_nll(head.logits, head.mask, Reading(self.ignore_index, sigmoid=self.multilabel))
         valid = head.valid
-        sorted_surprise = surprise.masked_fill(~valid, -1).flatten().sort(descending=True).values
+        sorted_nll = nll.masked_fill(~valid, -1).flatten().sort(descending=True).values
         # As a tensor: the number of valid pixels is not asked for on the host, which would wait for the device.
         last_kept = (valid.sum() * self.min_kept).ceil().long() - 1
-        hardest = sorted_surprise.gather(0, last_kept.clamp_min(0).unsqueeze(0))
+        hardest = sorted_nll.gather(0, last_kept.clamp_min(0).unsqueeze(0))
         hardest = torch.where(last_kept >= 0, hardest, torch.inf)
-        return valid & ((surprise >= hardest) | (surprise > -log(self.threshold)))
+        return valid & ((nll >= hardest) | (nll > -log(self.threshold)))

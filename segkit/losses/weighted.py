@@ -35,7 +35,7 @@ class WeightedLoss(nn.Module):
 
     def forward(self, prediction: Prediction, batch: Batch | Tensor) -> LossTerms:
         losses = self._losses()
-        heads = losses[0][1].heads(prediction, mask_of(batch), even=any(loss.wants_even for _, loss in losses))
+        heads = losses[0][1].heads(prediction, mask_of(batch), uniform=any(loss.wants_uniform for _, loss in losses))
         total, parts = prediction.logits.new_zeros(()), dict[str, Tensor]()
         for name, loss in losses:
             terms = loss.over(heads)

@@ -110,7 +110,7 @@ class ConfusionMatrix(Counts):
 
 
 class LayerCounts(Counts):
-    """Pixel counts (K, 2, 2) int64 of K classes that are judged each for itself: rows truth, columns prediction.
+    """Pixel counts (K, 2, 2) int64 of K classes that are scored each for itself: rows truth, columns prediction.
 
     Of labels (B, K, H, W) of 0 and 1. Where a class's channel holds `ignore_index`, the pixel is left out for this
     class alone.

@@ -54,7 +54,7 @@ def scores(matrix: Tensor) -> Scores:
 
 
 def layer_scores(counts: Tensor) -> Scores:
-    """Scores of counts (K, 2, 2) of classes judged each for itself, rows the truth and columns the prediction."""
+    """Scores of counts (K, 2, 2) of classes scored each for itself, rows the truth and columns the prediction."""
     counts = counts.detach().to("cpu", torch.float64)
     right = counts.diagonal(dim1=1, dim2=2)
     true, predicted = counts[:, 1].sum(dim=1), counts[:, :, 1].sum(dim=1)

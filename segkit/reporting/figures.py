@@ -28,7 +28,7 @@ LOSS, RATE, SCORE = "#1f5a96", "#d0812a", "#23795b"
 def confusion_figure(counts: NDArray[Any], names: Sequence[str], path: Path) -> None:
     """Heat map of pixel counts by truth and prediction, as shares of the pixels of one truth.
 
-    Counts are a matrix (C, C), truth in rows, or of classes judged each for itself (C, 2, 2), truth in rows as
+    Counts are a matrix (C, C), truth in rows, or of classes scored each for itself (C, 2, 2), truth in rows as
     well, which make one row of four cells each. Cells without a pixel of their truth, where the share is
     undefined, are grey. Up to 20 classes, cells carry percentages.
     """

@@ -45,7 +45,7 @@ def test_multilabel_equals_pytorch(case: tuple[Tensor, Tensor], smoothing: float
 
 
 def test_by_hand() -> None:
-    """Even logits of 4 classes: every pixel surprises by ln 4, whatever its weight."""
+    """Even logits of 4 classes: every pixel costs ln 4, whatever its weight."""
     loss = CrossEntropyLoss(num_classes=4, ignore_index=IGNORE, class_weights=[1.0, 0.0, 5.0, 0.5])
     total = loss(Prediction(torch.zeros(1, 4, 1, 1)), torch.tensor([[[0, 1], [2, IGNORE]]])).total
     assert total.item() == pytest.approx(1.3862944)

@@ -275,7 +275,7 @@ def _counted(
 def _read_and_count(source: SampleSource, stamp: str, index: int, verify: bool) -> SampleFacts | str:
     try:
         sample = read(source, index)
-        problem = verification.doubt(source, index, sample) if verify else None
+        problem = verification.mismatch(source, index, sample) if verify else None
         if problem is not None:
             return problem
         found = {"verified": verify, "orientations": verification.orientations(source, index)}

@@ -21,7 +21,7 @@ TURNS = {
 }
 
 
-def doubt(source: SampleSource, index: int, sample: Sample) -> str | None:
+def mismatch(source: SampleSource, index: int, sample: Sample) -> str | None:
     """What speaks against sample number `index`, read as `sample`, with the file's name; None for nothing.
 
     Reads it once more, and images that are not of 8 bits with a second decoder. Raises DataError as `read` does.

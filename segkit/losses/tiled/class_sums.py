@@ -33,21 +33,21 @@ class ClassSums(NamedTuple):
         overlap: of p y.
         predicted: of p.
         truth: of y.
-        judged: of the terms in `surprise` and `surprise_absent`: a softmax is judged at the true class of each pixel
+        terms: the number of terms in `nll` and `nll_absent`: a softmax has one at the true class of each pixel
             (so this is `truth`), sigmoids at every class.
-        surprise: of -(1 - p)^gamma log p where y = 1.
-        surprise_absent: of -p^gamma log(1 - p) where y = 0; zeros for a softmax.
-        even: of -log p / C, or of -(log p + log(1 - p)) / 2 for sigmoids: the cross-entropy of a truth that knows
+        nll: of -(1 - p)^gamma log p where y = 1: the negative log-likelihood, with the focal factor.
+        nll_absent: of -p^gamma log(1 - p) where y = 0; zeros for a softmax.
+        uniform: of -log p / C, or of -(log p + log(1 - p)) / 2 for sigmoids: the cross-entropy of a truth that knows
             nothing. Zeros unless asked for.
     """
 
     overlap: Tensor
     predicted: Tensor
     truth: Tensor
-    judged: Tensor
-    surprise: Tensor
-    surprise_absent: Tensor
-    even: Tensor
+    terms: Tensor
+    nll: Tensor
+    nll_absent: Tensor
+    uniform: Tensor
 
 
 @torch.compiler.disable()
@@ -60,17 +60,17 @@ def class_sums(logits: Tensor, mask: Tensor, reading: Reading) -> ClassSums:
     Raises:
         RuntimeError: ids out of range; on CUDA as an assertion of the device.
     """
-    overlap, predicted, surprise, surprise_absent, even, truth, judged = _ClassSums.apply(logits, mask, reading)
-    return ClassSums(overlap, predicted, truth, judged, surprise, surprise_absent, even)
+    overlap, predicted, nll, nll_absent, uniform, truth, terms = _ClassSums.apply(logits, mask, reading)
+    return ClassSums(overlap, predicted, truth, terms, nll, nll_absent, uniform)
 
 
 @torch.compiler.disable()
 @torch.no_grad()
-def pixel_surprise(logits: Tensor, mask: Tensor, reading: Reading) -> Tensor:
+def pixel_nll(logits: Tensor, mask: Tensor, reading: Reading) -> Tensor:
     """-log p of what is true at each entry of the mask, in its shape; 0 where ignored. Has no gradient."""
     kept = torch.zeros(mask.shape, dtype=_dtype(logits), device=logits.device)
     with full_precision(logits.device):
-        _forward(logits, mask, reading, keep_surprise=kept)
+        _forward(logits, mask, reading, keep_nll=kept)
     return kept
 
 
@@ -92,7 +92,7 @@ class _ClassSums(torch.autograd.Function):
             return _backward(logits, mask, ctx.reading, torch.stack(gradients[:5])), None, None
 
 
-def _forward(logits: Tensor, mask: Tensor, reading: Reading, keep_surprise: Tensor | None = None) -> list[Tensor]:
+def _forward(logits: Tensor, mask: Tensor, reading: Reading, keep_nll: Tensor | None = None) -> list[Tensor]:
     """Seven sums, (B, C) each, in the order of `sums` below."""
     plan = Plan(Resizing(logits, _size(mask)), _held_at_once(logits, reading))
 
@@ -102,8 +102,8 @@ def _forward(logits: Tensor, mask: Tensor, reading: Reading, keep_surprise: Tens
             read = _read(resizing, mask, tile, reading)
             first = tile.images.start - band.images.start
             sums_7bC[:, first : first + len(read.mask)] += read.sums()
-            if keep_surprise is not None:
-                keep_surprise[tile.images, ..., tile.rows, tile.columns] = read.surprise()
+            if keep_nll is not None:
+                keep_nll[tile.images, ..., tile.rows, tile.columns] = read.nll()
         return sums_7bC
 
     # Added up in float64: in float32 the small probabilities of a tile would vanish beside a large image's sum.

@@ -47,7 +47,7 @@ class _SumOverClasses(torch.autograd.Function):
         resizing = Resizing(logits, size)
         with full_precision(logits.device):
             log_sum_BHW = None if sigmoid else _log_sum(resizing)
-            total, gradient = _judged(resizing, judge, weights_C.to(resizing.dtype), log_sum_BHW, learning)
+            total, gradient = _evaluated(resizing, judge, weights_C.to(resizing.dtype), log_sum_BHW, learning)
         if gradient is not None:
             ctx.save_for_backward(gradient.to(logits.dtype))
         return total
@@ -73,13 +73,13 @@ def _log_sum(resizing: Resizing) -> Tensor:
     return log_sum_BHW
 
 
-def _judged(
+def _evaluated(
     resizing: Resizing, judge: Judge, weights_C: Tensor, log_sum_BHW: Tensor | None, learning: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The sum over classes and, if `learning`, its gradient; of a softmax where there is a `log_sum`.
 
     With a_k the derivative in p_k, that in logit k is p_k a_k - p_k (sum over j of p_j a_j): the second term is known
-    only when every class has been judged.
+    only when every class has been evaluated.
     """
     gradient = resizing.gradient() if learning else None
     total = torch.zeros_like(weights_C[0])

@@ -21,14 +21,14 @@ class Reading:
     Attributes:
         ignore_index: the mask value that counts for nothing.
         sigmoid: every class for itself (p = sigmoid of its logit) in place of a softmax over classes.
-        gamma: exponent of the focal factor on the surprise; 0: none.
-        even: whether the `even` sums are wanted.
+        gamma: exponent of the focal factor on the negative log-likelihood; 0: none.
+        uniform: whether the `uniform` sums are wanted.
     """
 
     ignore_index: int
     sigmoid: bool = False
     gamma: float = 0.0
-    even: bool = False
+    uniform: bool = False
 
 
 class SoftmaxTile:
@@ -55,20 +55,20 @@ class SoftmaxTile:
         """log p - logit, the same for every class of a pixel; taken at the largest, where it is the most exact."""
         return self.p_bRCT.amax(2, keepdim=True).log_() - self.logits_bRCT.amax(2, keepdim=True)
 
-    def surprise(self) -> Tensor:
+    def nll(self) -> Tensor:
         return focal(self.log_probability_of_truth(), self.reading.gamma).squeeze(2)
 
     def sums(self) -> Tensor:
         log_p = self.log_probability_of_truth()
         truth = self._by_class(self.valid_bR1T)
-        even = torch.zeros_like(truth)
-        if self.reading.even:
+        uniform = torch.zeros_like(truth)
+        if self.reading.uniform:
             log_p_bRCT = self.logits_bRCT.add_(self._minus_log_sum()).mul_(self.valid_bR1T)
-            even = log_p_bRCT.sum((1, 3)).double() / -self.p_bRCT.shape[2]
+            uniform = log_p_bRCT.sum((1, 3)).double() / -self.p_bRCT.shape[2]
         predicted = self.p_bRCT.mul_(self.valid_bR1T).sum((1, 3)).double()
-        surprise = self._by_class(focal(log_p, self.reading.gamma))
+        nll = self._by_class(focal(log_p, self.reading.gamma))
         overlap = self._by_class(log_p.exp().mul_(self.valid_bR1T))
-        return torch.stack([overlap, predicted, surprise, torch.zeros_like(truth), even, truth, truth])
+        return torch.stack([overlap, predicted, nll, torch.zeros_like(truth), uniform, truth, truth])
 
     def _by_class(self, values_bR1T: Tensor) -> Tensor:
         """Sums (b, C) of the values over the pixels of each true class."""
@@ -88,30 +88,30 @@ class SoftmaxTile:
         return torch.where(self.target_bR1T == classes, values_bR1T, 0.0)
 
     def gradient(self, gradients_5bC: Tensor) -> Tensor:
-        """With g the gradients of overlap, predicted, surprise and even, t the true class, f the slope of the surprise
+        """With g the gradients of overlap, predicted, nll and uniform, t the true class, f the slope of the nll
         in log p_t, and d the sum over k of p_k (g_predicted_k - g_even_k / C / p_k): d/d logit_k =
         p_k (g_predicted_k - d - g_overlap_t p_t - f) + [k = t] (g_overlap_t p_t + f) - g_even_k / C.
         """
-        of_overlap, of_predicted, of_surprise, _, of_even = gradients_5bC.contiguous()
+        of_overlap, of_predicted, of_nll, _, of_uniform = gradients_5bC.contiguous()
         p_bRCT, shape = self.p_bRCT, self.target_bR1T.shape
         truth = of_overlap.view(-1).index_select(0, self.entry).view(shape) * p_bRCT.gather(2, self.target_bR1T)
         mean = torch.matmul(of_predicted.unsqueeze(1).unsqueeze(1), p_bRCT)
-        slope = of_surprise.view(-1).index_select(0, self.entry).view(shape)
+        slope = of_nll.view(-1).index_select(0, self.entry).view(shape)
         if self.reading.gamma:
             truth += slope * focal_slope(self.log_probability_of_truth(), self.reading.gamma)
         else:
             truth -= slope
         shared = -(mean + truth)
-        if self.reading.even:
-            of_even = of_even / p_bRCT.shape[2]
-            shared += of_even.sum(1).view(-1, 1, 1, 1)
+        if self.reading.uniform:
+            of_uniform = of_uniform / p_bRCT.shape[2]
+            shared += of_uniform.sum(1).view(-1, 1, 1, 1)
         gradient = torch.add(of_predicted[:, None, :, None], shared, out=self.logits_bRCT).mul_(p_bRCT)
         if gradient.is_cuda:
             gradient += self._at_truth(truth)
         else:
             gradient.scatter_add_(2, self.target_bR1T, truth)
-        if self.reading.even:
-            gradient -= of_even[:, None, :, None]
+        if self.reading.uniform:
+            gradient -= of_uniform[:, None, :, None]
         return gradient.mul_(self.valid_bR1T)
 
 
@@ -137,30 +137,30 @@ class SigmoidTile:
         self.sign = 2 * self.truth - 1
         self.log_p = F.logsigmoid(self.logits * self.sign)  # of what is true
 
-    def surprise(self) -> Tensor:
+    def nll(self) -> Tensor:
         return (focal(self.log_p, self.reading.gamma) * self.valid).transpose(1, 2)
 
     def sums(self) -> Tensor:
-        surprise = focal(self.log_p, self.reading.gamma)
+        nll = focal(self.log_p, self.reading.gamma)
         p = self.logits.sigmoid()
-        even = torch.zeros_like(p)
-        if self.reading.even:
-            even = -(F.logsigmoid(self.logits) + F.logsigmoid(-self.logits)) / 2 * self.valid
+        uniform = torch.zeros_like(p)
+        if self.reading.uniform:
+            uniform = -(F.logsigmoid(self.logits) + F.logsigmoid(-self.logits)) / 2 * self.valid
         absent = self.valid - self.truth
-        terms = [p * self.truth, p * self.valid, surprise * self.truth, surprise * absent, even]
+        terms = [p * self.truth, p * self.valid, nll * self.truth, nll * absent, uniform]
         return torch.stack([term.sum((1, 3)).double() for term in (*terms, self.truth, self.valid)])
 
     def gradient(self, gradients_5bC: Tensor) -> Tensor:
-        of_overlap, of_predicted, of_surprise, of_absent, of_even = gradients_5bC[:, :, None, :, None]
+        of_overlap, of_predicted, of_nll, of_absent, of_uniform = gradients_5bC[:, :, None, :, None]
         p = self.logits.sigmoid()
         of_p = of_predicted + of_overlap * self.truth
-        of_surprise = of_absent + (of_surprise - of_absent) * self.truth
+        of_nll = of_absent + (of_nll - of_absent) * self.truth
         slope = focal_slope(self.log_p, self.reading.gamma)
         # The probability of what is not true, from the logit: 1 - p would lose small ones.
-        gradient = of_surprise * slope * self.sign * torch.sigmoid(-self.logits * self.sign)
+        gradient = of_nll * slope * self.sign * torch.sigmoid(-self.logits * self.sign)
         gradient += of_p * p * torch.sigmoid(-self.logits)
-        if self.reading.even:
-            gradient += of_even * (p - 0.5)
+        if self.reading.uniform:
+            gradient += of_uniform * (p - 0.5)
         return gradient.mul_(self.valid)
 
 
@@ -173,17 +173,17 @@ def focal(log_p: Tensor, gamma: float) -> Tensor:
     """-(1 - p)^gamma log p."""
     if not gamma:
         return -log_p
-    return -(_doubt(log_p) ** gamma) * log_p
+    return -(_complement(log_p) ** gamma) * log_p
 
 
 def focal_slope(log_p: Tensor, gamma: float) -> Tensor:
     """The derivative of `focal` in log p."""
     if not gamma:
         return -torch.ones_like(log_p)
-    doubt = _doubt(log_p)
-    return gamma * doubt ** (gamma - 1) * log_p.exp() * log_p - doubt**gamma
+    complement = _complement(log_p)
+    return gamma * complement ** (gamma - 1) * log_p.exp() * log_p - complement**gamma
 
 
-def _doubt(log_p: Tensor) -> Tensor:
+def _complement(log_p: Tensor) -> Tensor:
     """1 - p; clamped because a power below 1 has no finite slope at 0."""
     return (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).eps)

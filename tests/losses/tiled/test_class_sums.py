@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.contracts import Prediction
 from segkit.losses.combined import CombinedLoss
-from segkit.losses.tiled.class_sums import class_sums, pixel_surprise
+from segkit.losses.tiled.class_sums import class_sums, pixel_nll
 from segkit.losses.tiled.probabilities import Reading
 from tests.composed import experiment
 from tests.harness.options import options
@@ -28,9 +28,9 @@ from tests.losses.tiled.test_resize import small_tiles, threads
 READINGS = [
     Reading(IGNORE),
     Reading(IGNORE, gamma=2.0),
-    Reading(IGNORE, gamma=0.5, even=True),
+    Reading(IGNORE, gamma=0.5, uniform=True),
     Reading(IGNORE, sigmoid=True),
-    Reading(IGNORE, sigmoid=True, gamma=2.0, even=True),
+    Reading(IGNORE, sigmoid=True, gamma=2.0, uniform=True),
 ]
 
 
@@ -44,7 +44,7 @@ def case(seed: int, logits: tuple[int, ...], size: tuple[int, int], channels: bo
 
 def stacked(logits: Tensor, mask: Tensor, reading: Reading) -> Tensor:
     sums = class_sums(logits, mask, reading)
-    return torch.stack([sums.overlap, sums.predicted, sums.surprise, sums.surprise_absent, sums.even])
+    return torch.stack([sums.overlap, sums.predicted, sums.nll, sums.nll_absent, sums.uniform])
 
 
 def plain_cross_entropy_and_dice(logits: Tensor, mask: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
@@ -222,8 +222,8 @@ def test_extreme_logits_lose_nothing() -> None:
     logits = torch.full((1, 3, 1, 2), -1000.0)
     logits[0, 0, 0, 0] = logits[0, 1, 0, 1] = 1000
     mask = torch.zeros(1, 1, 3, dtype=torch.uint8)
-    surprise = pixel_surprise(logits, mask, Reading(IGNORE))
-    torch.testing.assert_close(surprise, torch.tensor([[[0.0, 0.6931472, 2000.0]]]))
+    nll = pixel_nll(logits, mask, Reading(IGNORE))
+    torch.testing.assert_close(nll, torch.tensor([[[0.0, 0.6931472, 2000.0]]]))
 
 
 def test_sums_of_a_large_image_lose_nothing() -> None:
