@@ -15,8 +15,8 @@ from segkit.config.schema import EvaluateScriptSettings, TrainerSettings, checke
 from segkit.engine import memory
 from segkit.engine.evaluator import Evaluation
 from segkit.engine.progress import CONSOLE
-from segkit.experiment.assembly import TrainedExperiment, of_checkpoint
 from segkit.experiment.inference import composed_predictor
+from segkit.experiment.trained_experiment import TrainedExperiment, of_checkpoint
 from segkit.reporting import best_evaluation
 from segkit.run.run_folder import output_folder, write_json
 

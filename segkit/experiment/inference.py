@@ -16,7 +16,7 @@ from segkit.contracts import Prediction, Predictor, Strategy, Task
 from segkit.engine.strategy.single_device import Precision
 from segkit.errors import UserError
 from segkit.experiment.accepted_images import AcceptedImages, kind_of_training
-from segkit.experiment.assembly import TrainedExperiment, of_checkpoint
+from segkit.experiment.trained_experiment import TrainedExperiment, of_checkpoint
 
 
 class TrainedModel(nn.Module):

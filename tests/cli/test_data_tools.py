@@ -121,7 +121,7 @@ def test_make_splits_writes_lists_that_training_takes(call: Call, data: Path, tm
     assert done.returncode == 0, done.stderr
     (line,) = [row for row in map(json.loads, (run_folder / "metrics.jsonl").open()) if row["kind"] == "train"]
     assert not set(line["sample_ids"]) & set(lists[2])
-    from segkit.experiment.assembly import of_checkpoint
+    from segkit.experiment.trained_experiment import of_checkpoint
 
     trained = of_checkpoint(run_folder)
     assert trained.resolved.split_digest
@@ -306,7 +306,7 @@ def test_a_known_data_set_keeps_its_official_classes(call: Call, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     done = call(train.main, "--config-dir", "mine", "experiment=streets", *TINY, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
-    from segkit.experiment.assembly import of_checkpoint
+    from segkit.experiment.trained_experiment import of_checkpoint
 
     trained = of_checkpoint(tmp_path / "run")
     assert trained.labels.names[:2] == ("road", "sidewalk")
