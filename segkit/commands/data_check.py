@@ -26,7 +26,8 @@ from segkit.data.datasets.source import Source
 from segkit.data.datasets.subsets import faults_of, leaf
 from segkit.data.discovery.mask_survey import runs, survey_of_ids
 from segkit.data.discovery.unfit_masks import has_soft_edges
-from segkit.data.statistics.counts import Counted, count
+from segkit.data.statistics.counts import count
+from segkit.data.statistics.sample_facts import Counted
 from segkit.data.statistics.verification import TURNED_RULE
 from segkit.engine.progress import CONSOLE
 from segkit.errors import printable

@@ -9,7 +9,7 @@ from typing import Any
 from segkit.data.discovery.label_choice import Labels
 from segkit.data.discovery.layout import Kind, Layout
 from segkit.data.discovery.path_words import SplitName
-from segkit.data.statistics.counts import Counted
+from segkit.data.statistics.sample_facts import Counted
 
 
 @dataclass

@@ -16,8 +16,8 @@ from segkit.config import instantiate
 from segkit.config.schema import MakeSplitsSettings, checked
 from segkit.contracts import DataError, UserError
 from segkit.data.datasets.subsets import pooled
-from segkit.data.statistics.counts import Counted
 from segkit.data.statistics.folds import digest, make_folds, make_lists
+from segkit.data.statistics.sample_facts import Counted
 from segkit.engine.progress import CONSOLE
 from segkit.run.run_folder import output_folder, write_json
 

@@ -13,7 +13,7 @@ from segkit.contracts.model_and_loss import (
     Recomputing,
 )
 from segkit.contracts.run_info import RunInfo, Tracker
-from segkit.contracts.sample import ReadingTransform, Sample, SampleSource, Transform
+from segkit.contracts.sample import ReadingTransform, Sample, SampleSource, SampleView, StoredSamples, Transform
 from segkit.contracts.task import Counts, Metric, NamedScores, Task
 from segkit.errors import DataError, UserError
 
@@ -37,7 +37,9 @@ __all__ = [
     "RunInfo",
     "Sample",
     "SampleSource",
+    "SampleView",
     "Schedule",
+    "StoredSamples",
     "Strategy",
     "Targets",
     "Task",

@@ -5,8 +5,9 @@ Shape suffixes: B batch, C classes or channels, H W full-size pixels, h w pixels
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
@@ -53,6 +54,24 @@ class SampleSource(Protocol):
 
     def identity(self) -> Mapping[str, str]:
         """What names this data for the record: root, split, number of samples, and a digest of the file list."""
+        ...
+
+
+@runtime_checkable
+class SampleView(Protocol):
+    """A source whose samples are those of other sources, some of them or several in a row."""
+
+    def at(self, index: int) -> tuple[SampleSource, int]:
+        """The source that sample number `index` comes from, and its number there."""
+        ...
+
+
+@runtime_checkable
+class StoredSamples(Protocol):
+    """A source whose samples lie in files, by which a count tells whether a sample is still the same."""
+
+    def paths(self, index: int) -> Sequence[Path] | None:
+        """The files of sample number `index`; None: it is in none."""
         ...
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -14,6 +13,7 @@ from segkit.data.workers.collate import collate_equal_sizes, collate_runs
 from segkit.data.workers.pool import Workers
 from segkit.data.workers.same_size import equal_sizes
 from segkit.data.workers.samples import AugmentedSamples, OnError, PlainSamples
+from segkit.run.provenance import available_cores
 
 MOST_WORKERS = 8
 
@@ -197,8 +197,7 @@ def default_workers(device_type: str) -> int:
     train are those that would read, so that nothing runs at the same time, and what a sample takes is a
     hundredth of what its training step takes.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if device_type == "cpu" else max(1, min(MOST_WORKERS, cores - 1))
+    return 0 if device_type == "cpu" else max(1, min(MOST_WORKERS, available_cores() - 1))
 
 
 def _logged(skipped: list[DataError]) -> int:

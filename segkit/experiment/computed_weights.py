@@ -9,7 +9,8 @@ from typing import cast
 from segkit.config.recipe import Recipe
 from segkit.contracts import ClassWeightMethod, DataError, SampleSource
 from segkit.data.statistics.class_weights import class_weights
-from segkit.data.statistics.counts import Counted, count
+from segkit.data.statistics.counts import count
+from segkit.data.statistics.sample_facts import Counted
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ Report = Mapping[str, Any]
 
 
 def write(report: Report, path: Path) -> None:
-    """Write the page of a report as `segkit.data_check` makes it."""
+    """Write the page of a report as `check_data.py` makes it."""
     verdict = (
         '<p class="sound">Sound: nothing has to be mended.</p>'
         if report["sound"]

@@ -26,6 +26,11 @@ PACKAGES = (
 GIT_TIMEOUT_S = 10.0
 
 
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def git_state(folder: Path, diff_to: Path | None = None, *, max_diff_bytes: int = 1_000_000) -> dict[str, str]:
     """Tags git.commit, git.branch and git.dirty of the checkout around `folder`; empty where there is none.
 
@@ -65,7 +70,7 @@ def machine() -> dict[str, str]:
     found = {
         "machine.host": platform.node(),
         "machine.system": platform.platform(),
-        "machine.cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "machine.cpus": str(available_cores()),
     }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -18,8 +18,8 @@ from segkit.data.datasets.folder import Folder
 from segkit.data.datasets.shapes import Shapes
 from segkit.data.datasets.subsets import Pool, Subset
 from segkit.data.splits import KFold, Lists, Official
-from segkit.data.statistics.counts import Counted, SampleFacts
 from segkit.data.statistics.folds import digest, make_folds, make_lists
+from segkit.data.statistics.sample_facts import Counted, SampleFacts
 from tests.data.written import write_pair
 
 MakeSource = Callable[..., Any]

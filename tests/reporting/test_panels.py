@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from segkit.contracts import LabelSpace
-from segkit.reporting.panels import CELL, ERROR, GAP, HEADER, ROW_TITLE, STRIPES, PanelRow, panel
+from segkit.reporting.panels import CELL, ERROR, HEADER, ROW_TITLE, PanelRow, panel
+from segkit.reporting.pictures import GAP, STRIPES
 
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 LABELS = LabelSpace(("road", "sky"), (RED, GREEN), ignore_index=255)

@@ -6,10 +6,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from segkit.contracts import DataError, Sample, SampleSource, UserError
+from segkit.contracts import DataError, Sample, SampleSource, SampleView, UserError
 from segkit.data.datasets.source import Split
 from segkit.data.files.inspection import Faults
 
@@ -17,6 +18,13 @@ MakeSource = Callable[..., SampleSource]
 """Called with `split="train"`, "val" or "test"."""
 
 SHOWN = 5
+
+
+@runtime_checkable
+class SortedFaults(Protocol):
+    """A source that tells its faults by kind."""
+
+    def faults(self) -> Faults: ...
 
 
 class Pool(SampleSource):
@@ -173,8 +181,8 @@ def _is_there(make_source: MakeSource, split: Split) -> bool:
 
 def faults_of(source: SampleSource) -> Faults:
     """The faults of a source by kind; of one that does not sort them, what its check says."""
-    if hasattr(source, "faults"):
-        return source.faults()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(source, SortedFaults):
+        return source.faults()
     faults = Faults()
     try:
         source.check()
@@ -185,8 +193,7 @@ def faults_of(source: SampleSource) -> Faults:
 
 def leaf(source: SampleSource, index: int) -> tuple[SampleSource, int]:
     """The source, and the number in it, that sample number `index` of a view on sources comes from."""
-    at = getattr(source, "at", None)
-    return (source, index) if at is None else leaf(*at(index))
+    return leaf(*source.at(index)) if isinstance(source, SampleView) else (source, index)
 
 
 def shown(names: Sequence[str]) -> str:

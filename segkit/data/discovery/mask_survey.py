@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from segkit.contracts import DataError
 from segkit.data.discovery.class_names import Color
 from segkit.data.files.bounded import UnusableError
 from segkit.data.files.decode import read_color_mask, read_mask
+from segkit.run.provenance import available_cores
 
 MaskFormat = Literal["ids", "colors"]
 
@@ -115,7 +115,7 @@ def _values(
         except UnusableError as problem:
             return str(problem)
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(available_cores()) as threads:
         for number, (path, found) in enumerate(zip(masks, threads.map(look, masks), strict=True), 1):
             if isinstance(found, str):
                 problems[path] = found

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from segkit.data.files.bounded import UnusableError
 from segkit.data.files.file_list import MISSING, FileList
+from segkit.run.provenance import available_cores
 
 LIMIT = 20
 COLUMNS = 80
@@ -95,7 +96,7 @@ def inspected(files: FileList, inspect: Callable[[Path], Facts], cache_file: Pat
     found: dict[int, Facts | UnusableError] = {}
     inspection = _assembled(status, rows, known, found)
     # Decoding leaves the interpreter lock, so threads do.
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(available_cores()) as threads:
         for start in range(0, len(stale), CHUNK):
             chunk = stale[start : start + CHUNK].tolist()
             found |= zip(chunk, threads.map(look, chunk), strict=True)

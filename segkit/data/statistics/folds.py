@@ -11,7 +11,7 @@ from segkit.contracts import UserError
 from segkit.data.datasets.subsets import shown
 from segkit.data.files.bounded import UnusableError, read_text
 from segkit.data.files.pairing import same_spelling
-from segkit.data.statistics.counts import Counted
+from segkit.data.statistics.sample_facts import Counted
 from segkit.data.statistics.stratification import stratified
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 from segkit.contracts import LabelSpace, Sample
 from segkit.data.datasets.folder import Folder
 from segkit.data.datasets.shapes import Shapes
-from segkit.data.statistics.counts import count, count_sample, fingerprint
+from segkit.data.statistics.counts import count, count_sample
+from segkit.data.statistics.counts_cache import fingerprint
 from tests.conftest import REPOSITORY
 from tests.data.written import write_pair
 
