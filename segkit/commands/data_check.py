@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
+from segkit.commands.counting import counted_with_progress
 from segkit.config import instantiate
 from segkit.config.recipe import METHODS
 from segkit.config.schema import CheckDataSettings, checked
@@ -26,22 +23,17 @@ from segkit.data.datasets.source import Source
 from segkit.data.datasets.subsets import faults_of, leaf
 from segkit.data.discovery.mask_survey import runs, survey_of_ids
 from segkit.data.discovery.unfit_masks import has_soft_edges
-from segkit.data.statistics.counts import count
 from segkit.data.statistics.sample_facts import Counted
 from segkit.data.statistics.verification import TURNED_RULE
 from segkit.engine.progress import CONSOLE
-from segkit.errors import printable
 from segkit.experiment.computed_weights import weights_by
 from segkit.models.layers.normalization import IMAGENET
-from segkit.reporting import dataset_page
+from segkit.reporting import dataset_page, dataset_summary
 from segkit.run.run_folder import output_folder, write_json
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-SHOWN = 5
-"""Places of each finding that the terminal shows; the files have them all."""
-
 STRAY_VALUES = 8
 TURNED = "images that EXIF turns otherwise than their masks, where sizes do not tell which is right. " + TURNED_RULE
 OTHER_SCALE = "splits whose values are far from dataset.mean and dataset.std, by which images are normalised"
@@ -93,7 +85,7 @@ def run(config: DictConfig, folder: Path) -> None:
     content = as_json(report)
     write_json(output / "report.json", content)
     dataset_page.write(content, output / "report.html")
-    show(report)
+    dataset_summary.show(content)
     log.info("report: %s and report.json beside it", output / "report.html")
     if report.faults:
         kinds = "\n".join(f"  {len(places)} {kind}" for kind, places in report.faults.items())
@@ -148,39 +140,6 @@ def inspect(sources: Mapping[str, SampleSource], cache_dir: Path | None, process
     report.faults = dict(faults)
     report.remarks |= _remarks(report)
     return report
-
-
-def counted_with_progress(
-    source: SampleSource, what: str, cache_dir: Path | None, processes: int | None, *, verify: bool = False
-) -> Counted:
-    """`count` with a bar in the terminal."""
-    with bar_of(what, len(source)) as on_progress:
-        return count(source, cache_dir, processes=processes, on_progress=on_progress, verify=verify)
-
-
-@contextmanager
-def bar_of(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar in the terminal, and the function that moves it."""
-    bar = Progress(
-        TextColumn(f"{what}: reading"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=CONSOLE,
-        transient=True,
-        disable=not CONSOLE.is_terminal,
-    )
-    task = bar.add_task(what, total=total)
-
-    def show(done: int) -> None:
-        # Only now: processes are forked before a thread draws the bar.
-        bar.start()
-        bar.update(task, completed=done)
-
-    try:
-        yield show
-    finally:
-        bar.stop()
 
 
 def like_pictures(source: SampleSource) -> list[str]:
@@ -306,49 +265,3 @@ def _split_as_json(counted: Counted, identity: Mapping[str, str]) -> dict[str, A
         "ignored_pixels": sum(facts.ignored for facts in counted.facts.values()),
         "sizes": dict(sizes.most_common()),
     }
-
-
-def show(report: Report) -> None:
-    """The report within 80 columns."""
-    CONSOLE.print(_class_table(report))
-    for split, counted in report.counted.items():
-        sizes = Counter(f"{facts.shape[1]}x{facts.shape[0]}" for facts in counted.facts.values())
-        shown = ", ".join(f"{number} of {size}" for size, number in sizes.most_common(4))
-        more = f" and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
-        ignored = sum(facts.ignored for facts in counted.facts.values())
-        every = ignored + int(counted.pixels.sum())
-        share = f"; {ignored / every:.1%} ignored" if every else ""
-        CONSOLE.print(f"{split}: {len(counted.names)} samples: {shown}{more}{share}", highlight=False)
-    for split in report.absent:
-        CONSOLE.print(f"{split}: there is no such split", highlight=False)
-    for style, findings in (("bold red", report.faults), ("yellow", report.remarks)):
-        for kind, places in findings.items():
-            CONSOLE.print(Text(f"\n{len(places)} {kind}:", style))
-            for place in places[:SHOWN]:
-                CONSOLE.print(Text(printable(f"  {place}")))
-            if len(places) > SHOWN:
-                CONSOLE.print(f"  ... and {len(places) - SHOWN} more", highlight=False)
-    CONSOLE.print()
-    if not report.faults:
-        CONSOLE.print(Text("sound: nothing has to be mended", "green"))
-
-
-def _class_table(report: Report) -> Table:
-    """Share of the labelled pixels, and images that hold the class, of each split; weights by median frequency."""
-    table = Table("class", box=None, pad_edge=False)
-    for split in report.counted:
-        table.add_column(f"{split} pixels", justify="right")
-        table.add_column("images", justify="right")
-    weights = None
-    if "train" in report.counted and report.counted["train"].facts:
-        weights = weights_by("median", report.counted["train"])
-        table.add_column("median weight", justify="right")
-    for index, name in enumerate(report.labels.names):
-        row: list[str] = []
-        for counted in report.counted.values():
-            pixels = counted.pixels
-            share = pixels[:, index].sum() / max(int(pixels.sum()), 1)
-            row += [f"{share:.2%}", str(int((pixels[:, index] > 0).sum()))]
-        row += [] if weights is None else [f"{weights[index]:.3g}"]
-        table.add_row(Text(name, overflow="ellipsis", no_wrap=True), *row)
-    return table

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from omegaconf import DictConfig
 
-from segkit.commands.data_check import bar_of, counted_with_progress
+from segkit.commands.counting import bar_of, counted_with_progress
 from segkit.commands.setup_state import Setup
 from segkit.commands.setup_summary import draw_examples, say, say_end
 from segkit.config import instantiate

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from segkit.commands.data_check import counted_with_progress
+from segkit.commands.counting import counted_with_progress
 from segkit.config import instantiate
 from segkit.config.schema import MakeSplitsSettings, checked
 from segkit.contracts import DataError, UserError
