@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from segkit.errors import UserError
+from segkit.errors import UserError, printable
 
 ClassWeightMethod = Literal["inverse", "inverse_sqrt", "inverse_log", "effective", "enet", "median"]
 """Ways to weigh classes by their share of the training pixels; numbers take their place before a loss is built."""
@@ -46,6 +47,16 @@ class LabelSpace:
                 f"dataset.ignore_index={self.ignore_index} is the id of class {self.names[self.ignore_index]!r}; "
                 f"allowed: a negative id or one of at least {len(self.names)}"
             )
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> LabelSpace:
+        """What `dataclasses.asdict` has made of one; names that a terminal cannot print are escaped."""
+        return cls(
+            tuple(printable(str(name)) for name in stored["names"]),
+            tuple((r, g, b) for r, g, b in stored["colors"]),
+            int(stored["ignore_index"]),
+            bool(stored.get("multilabel", False)),
+        )
 
     @property
     def num_classes(self) -> int:

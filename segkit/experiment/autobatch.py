@@ -72,6 +72,7 @@ def _found(recipe: Recipe, resolved: Resolved, source: SampleSource, transform: 
         "values": recipe.to_dict(),
         "resolved": resolved.to_dict(),
         "labels": asdict(source.labels),
+        "samples": len(source),
         "drawn": drawn,
     }
     most = min(len(source), LARGEST)

@@ -21,32 +21,30 @@ from segkit.engine import memory
 from segkit.errors import UserError
 from segkit.experiment.assembly import Experiment
 from segkit.experiment.resolved import Resolved
+from segkit.experiment.training import prepare_torch
+from segkit.run.machine import available_memory
 
 
 def main() -> None:
     """Training steps of the sizes asked for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process too
     question = yaml.safe_load(json.loads(sys.stdin.readline())["experiment"])
-    drawn, labels = question["drawn"], question["labels"]
+    drawn = question["drawn"]
     recipe = Recipe.of(question["values"]).replaced({"trainer.compile": False})
     experiment = Experiment(
         recipe,
         Resolved.from_dict(question["resolved"]),
-        LabelSpace(
-            tuple(labels["names"]), tuple(map(tuple, labels["colors"])), labels["ignore_index"], labels["multilabel"]
-        ),
+        LabelSpace.from_dict(question["labels"]),
     )
-    options = experiment.options
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
-    memory.keep_freed()  # as in training
-    strategy = experiment.strategy
+    options, strategy = experiment.options, experiment.strategy
+    prepare_torch(options, recipe.settings.seed, strategy.device)
     on_gpu = strategy.device.type == "cuda"
     # What this process has taken by now is part of the peaks to come.
     taken = 0 if on_gpu else memory.used(strategy.device)
     free = taken + (torch.cuda.mem_get_info(strategy.device)[0] if on_gpu else _free_on_host())
     _say({"free": free, "can_run_out": on_gpu})
-    learning = experiment.components(steps_per_epoch=1)
+    # As of batches of one, the most steps that there can be: the schedule is built and not used.
+    learning = experiment.components(steps_per_epoch=question["samples"])
     learning.model.train()
     for line in sys.stdin:
         size = int(json.loads(line)["size"])
@@ -95,17 +93,6 @@ def _peak_on_host() -> int:
 
 
 def _free_on_host() -> int:
-    """Bytes that this process may use: what the machine has free, or what its container is allowed."""
     if not Path("/proc/self/clear_refs").exists():
         raise UserError("trainer.autobatch=true: on a CPU only Linux can tell; give trainer.batch_size yourself")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    assert found is not None
-    free = int(found.group(1)) * 1024
-    root = Path("/sys/fs/cgroup")
-    old = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
-    for limit, used in (("memory.max", "memory.current"), old):
-        try:
-            free = min(free, int((root / limit).read_text()) - int((root / used).read_text()))
-        except (OSError, ValueError):  # no such controller, or "max"
-            continue
-    return free
+    return available_memory()

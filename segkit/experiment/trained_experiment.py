@@ -13,7 +13,7 @@ from segkit.config.recipe import Recipe, Trust
 from segkit.contracts import LabelSpace, Strategy
 from segkit.engine import memory
 from segkit.engine.strategy.single_device import Precision, SingleDevice
-from segkit.errors import UserError, printable
+from segkit.errors import UserError
 from segkit.experiment.assembly import Experiment
 from segkit.experiment.resolved import Resolved
 from segkit.run import checkpoint
@@ -93,7 +93,7 @@ def of_checkpoint(
     try:
         config = stored_config(content)
         _forget_pretrained_weights(config["model"])
-        labels, resolved = _labels(content["labels"]), _resolved(content, config)
+        labels, resolved = LabelSpace.from_dict(content["labels"]), _resolved(content, config)
         if missing := {"model", "precision", "state"} - content.keys():
             raise KeyError(*sorted(missing))
         recipe = Recipe.of(config, Trust(of_file=True, modules=tuple(trust)))
@@ -101,15 +101,6 @@ def of_checkpoint(
         raise UserError(f"{file}: the checkpoint carries no usable config and label space ({error})") from None
     return TrainedExperiment(
         file, content, recipe, resolved, labels, device=device, precision=precision or content["precision"]
-    )
-
-
-def _labels(stored: Mapping[str, Any]) -> LabelSpace:
-    return LabelSpace(
-        tuple(printable(str(name)) for name in stored["names"]),
-        tuple((r, g, b) for r, g, b in stored["colors"]),
-        int(stored["ignore_index"]),
-        bool(stored.get("multilabel", False)),
     )
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from segkit.experiment import autobatch
+from segkit.experiment.assembly import Experiment
 from segkit.experiment.autobatch import Need
 from segkit.run import checkpoint
-from tests.conftest import records, train
+from tests.composed import recipe
+from tests.conftest import TINY, records, train
 
 
 def test_need_is_the_line_through_what_was_measured():
@@ -43,3 +46,10 @@ def test_a_resumed_run_keeps_its_batch_size(found: Path):
     assert done.returncode == 0, done.stderr
     assert "trainer.batch_size=24, as the run had it before" in done.stdout
     assert [line["images_seen"] for line in records(found, "train")] == [24, 48, 72]
+
+
+def test_a_warm_up_in_steps_is_one_that_the_run_has_room_for(monkeypatch: pytest.MonkeyPatch):
+    """24 images in batches of 4 are 6 steps an epoch, and 12 in all: more than the 5 of the warm-up."""
+    monkeypatch.setattr(autobatch, "LARGEST", 4)
+    overrides = "trainer.autobatch=true trainer.max_epochs=2 scheduler.warmup_steps=5".split()
+    assert Experiment(recipe(*TINY, *overrides)).resolved.batch_size == 4
