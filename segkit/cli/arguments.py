@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.config.overrides import parsed, with_null_listed
+from segkit.config.overrides import parsed, quoted, with_null_listed
 
 WITH_VALUE = frozenset(
     "--config-path -cp --config-name -cn --config-dir -cd --package -p --cfg -c --experimental-rerun".split()
@@ -55,11 +55,3 @@ def readable(override: str) -> str:
         if not looks_meant:
             value = quoted(value)
     return with_null_listed(f"{key}={value}")
-
-
-def quoted(text: str) -> str:
-    """`text` as one quoted value of Hydra's override grammar."""
-    # A run of backslashes only counts as escapes in front of a quote.
-    escaped = re.sub(r"(\\*)(')", lambda match: match.group(1) * 2 + "\\'", text)
-    escaped = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, escaped)
-    return f"'{escaped}'"

@@ -17,10 +17,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segkit.cli.arguments import quoted
 from segkit.cli.options import Options, as_name
 from segkit.config.findings import unknown_key
-from segkit.config.overrides import parsed
+from segkit.config.overrides import parsed, quoted
 from segkit.errors import RunFailure, UserError, printable
 
 UNKNOWN = re.compile(r"Could not (?:append to config|delete from config|override|delete).*?'([^'@]+)")

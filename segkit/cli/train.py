@@ -21,9 +21,9 @@ def task(config: DictConfig, trial: Trial | None = None) -> float | list[float |
 
     from segkit.cli.callbacks import write_config
     from segkit.config.instantiate import locate, nodes, plain
-    from segkit.config.schema import RootSettings, checked
+    from segkit.config.schema import RootSettings, checked, require_use_of_backbone
 
-    _require_use_of_backbone(config)
+    require_use_of_backbone(config)
     # What can be told without PyTorch is told before it is loaded.
     settings = checked(RootSettings, plain(config))
     for key, node in nodes(settings.tracker, "tracker"):
@@ -44,16 +44,6 @@ def task(config: DictConfig, trial: Trial | None = None) -> float | list[float |
         write_config(OmegaConf.create({**config, "hydra": HydraConfig.get()}), folder)
 
     return run(recipe, folder, trial, choices=dict(runtime.choices), on_accepted=keep_config)
-
-
-def _require_use_of_backbone(config: DictConfig) -> None:
-    """Refuse a backbone (+backbone=...) beside a model that reads nothing of it. Raises ConfigError."""
-    from omegaconf import OmegaConf
-
-    from segkit.config.findings import ConfigError
-
-    if "backbone" in config and "${backbone" not in OmegaConf.to_yaml(config.model):
-        raise ConfigError(f"backbone: nothing reads it; {config.model.get('_target_')} takes no backbone")
 
 
 def main() -> None:

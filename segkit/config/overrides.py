@@ -34,3 +34,11 @@ def with_null_listed(override: str) -> str:
     value = read.value()
     holds_null = value is None or (isinstance(value, ChoiceSweep) and any(each is None for each in value.list))
     return listed if holds_null else override
+
+
+def quoted(text: str) -> str:
+    """`text` as one quoted value of Hydra's override grammar."""
+    # A run of backslashes only counts as escapes in front of a quote.
+    escaped = re.sub(r"(\\*)(')", lambda match: match.group(1) * 2 + "\\'", text)
+    escaped = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, escaped)
+    return f"'{escaped}'"

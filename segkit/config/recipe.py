@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
 
-from omegaconf import DictConfig, OmegaConf
-
 from segkit.config import instantiate
 from segkit.config.findings import ConfigError
-from segkit.config.schema import RootSettings, checked
+from segkit.config.schema import RootSettings, checked, require_use_of_backbone
 from segkit.config.trust import check_trusted
 from segkit.contracts import ClassWeightMethod
 
@@ -77,7 +75,7 @@ class Recipe:
 
         Of a stored config only the nodes that are built are held against their constructors, when they are.
         """
-        _require_use_of_backbone(config)
+        require_use_of_backbone(config)
         values = instantiate.plain(config)
         recipe = cls(checked(RootSettings, values), values, trust)
         if not trust.of_file:
@@ -132,11 +130,7 @@ class Recipe:
         """Another recipe, with other values at the dotted keys of `changes`."""
         values = self.to_dict()
         for key, value in changes.items():
-            *parents, last = key.replace("[", ".").replace("]", "").split(".")
-            node: Any = values
-            for parent in parents:
-                node = node[int(parent)] if isinstance(node, list) else node[parent]
-            node[int(last) if isinstance(node, list) else last] = value
+            set_at(values, key, value)
         return Recipe(checked(RootSettings, values), values, self.trust)
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,10 +152,16 @@ class Recipe:
         return FILLED.get(key.partition(".")[0], ())
 
 
-def _require_use_of_backbone(config: Any) -> None:
-    """Refuse a backbone (+backbone=...) beside a model that reads nothing of it: interpolations still say so."""
-    if isinstance(config, DictConfig) and "backbone" in config and "${backbone" not in OmegaConf.to_yaml(config.model):
-        raise ConfigError(f"backbone: nothing reads it; {config.model.get('_target_')} takes no backbone")
+def set_at(config: Any, key: str, value: Any) -> None:
+    """Set the value at a dotted key, whose parts may be indices of lists: `loss.terms.0.weight`, `loss.terms[0]`."""
+
+    def step(node: Any, part: str) -> Any:
+        return int(part) if isinstance(node, list) else part
+
+    *parents, last = key.replace("[", ".").replace("]", "").split(".")
+    for parent in parents:
+        config = config[step(config, parent)]
+    config[step(config, last)] = value
 
 
 def without_methods(node: Any) -> Any:

@@ -90,17 +90,6 @@ RENAMED = {
     "segkit.tracking.sample_sheet": "segkit.reporting.sample_sheet",
     "segkit.tracking.data_page": "segkit.reporting.dataset_page",
     "segkit.sweep_record": "segkit.sweep.summary_run",
-    "segkit.engine.resume_rules": "segkit.experiment.resume_rules",
-    "segkit.engine.stored_config": "segkit.run.stored_config",
-    "segkit.data.channels": "segkit.data.discovery.channels",
-    "segkit.data.found_lists": "segkit.data.discovery.found_lists",
-    "segkit.data.found_pairs": "segkit.data.discovery.found_pairs",
-    "segkit.data.label_choice": "segkit.data.discovery.label_choice",
-    "segkit.data.path_words": "segkit.data.discovery.path_words",
-    "segkit.data.mask_probe": "segkit.data.transforms.mask_probe",
-    "segkit.data.value_range": "segkit.data.transforms.value_range",
-    "segkit.data.second_decoder": "segkit.data.files.second_decoder",
-    "segkit.data.verification": "segkit.data.statistics.verification",
 }
 
 

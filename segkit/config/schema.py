@@ -1,6 +1,6 @@
 """Typed settings of what the engine itself reads; nodes with a `_target_` have their constructor as schema.
 
-The composed config is checked against these dataclasses before anything heavy is imported: unknown keys,
+The composed config is checked against these models before anything heavy is imported: unknown keys,
 wrong types and values out of range are the user's to mend, and every one of them is named in one message.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
+from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -254,3 +255,12 @@ def checked(settings: type[SettingsT], values: dict[str, Any]) -> SettingsT:
         return TypeAdapter(settings).validate_python(values)
     except ValidationError as error:
         raise ConfigError(describe(error, settings)) from None
+
+
+def require_use_of_backbone(config: Any) -> None:
+    """Refuse a backbone (+backbone=...) beside a model that reads nothing of it: interpolations still say so.
+
+    Raises ConfigError.
+    """
+    if isinstance(config, DictConfig) and "backbone" in config and "${backbone" not in OmegaConf.to_yaml(config.model):
+        raise ConfigError(f"backbone: nothing reads it; {config.model.get('_target_')} takes no backbone")

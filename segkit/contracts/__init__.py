@@ -1,6 +1,6 @@
 """What the parts of segkit hand to each other. Imports nothing else of segkit but its exceptions."""
 
-from segkit.contracts.batch import Batch, EvaluationData, Targets, TrainingData, integer_mask
+from segkit.contracts.batch import Batch, EvaluationData, Targets, TrainingData, integer_mask, num_valid
 from segkit.contracts.label_space import ClassWeightMethod, LabelSpace
 from segkit.contracts.loop import Schedule, Strategy
 from segkit.contracts.model_and_loss import (
@@ -48,4 +48,5 @@ __all__ = [
     "Transform",
     "UserError",
     "integer_mask",
+    "num_valid",
 ]

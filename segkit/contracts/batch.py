@@ -99,6 +99,11 @@ def integer_mask(mask: Tensor, *ids: int) -> Tensor:
     return mask.long()
 
 
+def num_valid(mask: Tensor, ignore_index: int) -> Tensor:
+    """How many entries of a mask are not `ignore_index`, an int64 scalar."""
+    return (integer_mask(mask, ignore_index) != ignore_index).sum()
+
+
 class TrainingData(Protocol):
     """Micro-batches of training data as a function of position, so that a resume starts anywhere.
 

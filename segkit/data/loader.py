@@ -13,7 +13,7 @@ from segkit.data.workers.collate import collate_equal_sizes, collate_runs
 from segkit.data.workers.pool import Workers
 from segkit.data.workers.same_size import equal_sizes
 from segkit.data.workers.samples import AugmentedSamples, OnError, PlainSamples
-from segkit.run.provenance import available_cores
+from segkit.run.machine import available_cores
 
 MOST_WORKERS = 8
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -77,7 +78,8 @@ class AcceptedImages:
             raise UserError(
                 f"the model was given a tensor {tuple(images.shape)}; allowed: (B, {self.in_channels}, H, W)"
             )
-        low, high = (float(value) for value in images.float().aminmax())
+        values = images if images.dtype == torch.uint8 or images.is_floating_point() else images.float()
+        low, high = (float(value) for value in values.aminmax())
         if low != low:
             raise UserError("the model was given values that are not finite (NaN or infinite)")
         if found := self._unlike_training(str(images.dtype).removeprefix("torch."), low, high):

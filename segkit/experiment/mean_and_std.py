@@ -6,7 +6,6 @@ images of one scale. Checkpoints keep what was decided: whoever reads one does n
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,7 +71,8 @@ def decide(
     fits, and for numbers that are set and were others earlier.
     """
     model, dataset = values["model"], values["dataset"]
-    if not set(KEYS) & set(_parameters(model)):
+    target = instantiate.locate(str(model["_target_"]), "model._target_")
+    if not set(KEYS) & set(instantiate.parameters_of(target) or ()):
         return None
     channels = int(dataset.get("in_channels", 3))
     name, weights = _weights_statistics(model)
@@ -151,10 +151,3 @@ def _imagenet(key: str, channels: int, kind: ImageKind | None) -> Statistics:
 
 def _shown(statistics: Statistics | Normalization) -> str:
     return ", ".join(f"{key} " + " ".join(f"{number:.4g}" for number in getattr(statistics, key)) for key in KEYS)
-
-
-def _parameters(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    try:
-        return inspect.signature(instantiate.locate(str(model["_target_"]), "model._target_")).parameters
-    except ValueError:  # a builtin
-        return {}

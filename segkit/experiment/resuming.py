@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from segkit.config import instantiate
-from segkit.config.recipe import LABEL_SPACE, Recipe
+from segkit.config.recipe import LABEL_SPACE, Recipe, set_at
 from segkit.contracts import SampleSource
 from segkit.engine.trainer import Trainer
 from segkit.errors import UserError
@@ -88,7 +88,7 @@ def _composed(path: Path, content: checkpoint.Content) -> dict[str, Any]:
         if content.get("resolved", {}).get("batch_size") is not None:
             config["trainer"]["batch_size"] = int(content["resolved"]["batch_size"])
         for key, method in config.pop("computed", {}).items():
-            _set(config, key, method)
+            set_at(config, key, method)
         config.get("split", {}).pop("digest", None)
         _leave_out_label_space(config)
         return config
@@ -104,13 +104,6 @@ def _leave_out_label_space(config: dict[str, Any]) -> None:
             for name in LABEL_SPACE:
                 if name in node and node[name] == decided.get(name):
                     del node[name]  # pyright: ignore[reportIndexIssue]
-
-
-def _set(config: Any, key: str, value: Any) -> None:
-    *parents, last = key.replace("[", ".").replace("]", "").split(".")
-    for parent in parents:
-        config = config[int(parent)] if isinstance(config, list) else config[parent]
-    config[last] = value
 
 
 def kept(earlier: Earlier | None, recipe: Recipe) -> Kept:

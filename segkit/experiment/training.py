@@ -84,6 +84,7 @@ def make_trainer(
     settings = recipe.settings
     prepare_torch(settings.trainer, settings.seed, strategy.device)
     sources = {"train": experiment.source("train"), "val": experiment.source("val")}
+    _check_monitor(settings, experiment.task)  # before anything is counted, tried or loaded
     data = experiment.train_loader()
     options = experiment.options
     identities = resuming.identities(sources)
@@ -102,7 +103,6 @@ def make_trainer(
             sample=lambda: augmented(experiment.transform, sources["train"], 0, 0),
             evaluates_loss=options.evaluate.loss,
         )
-    _check_monitor(options, experiment.task, settings)
     folder.tracker = tracker = guarded(recipe.build("tracker", run_folder=folder.path))
     # A sweep has a display of its own.
     progress = "off" if trial is not None and options.progress == "auto" else options.progress
@@ -125,12 +125,12 @@ def make_trainer(
     return Trainer(learning, data, evaluator, recording, strategy=strategy, settings=options)
 
 
-def _check_monitor(options: TrainerSettings, task: Task, settings: RootSettings) -> None:
+def _check_monitor(settings: RootSettings, task: Task) -> None:
     """Raise UserError, before the first step, if nothing that evaluations give has the monitored name."""
-    monitor = options.checkpoint.monitor
+    monitor = settings.trainer.checkpoint.monitor
     names = task.score_names()
     names += [name for name, metric in settings.metrics.items() if "val" in metric.splits]
-    names += ["loss"] if options.evaluate.loss else []
+    names += ["loss"] if settings.trainer.evaluate.loss else []
     # Parts of the loss and single numbers of a listed metric are named below their whole.
     if monitor not in names and monitor.rpartition("/")[0] not in names:
         raise UserError(f"trainer.checkpoint.monitor={monitor}: no evaluation gives this. Allowed: {', '.join(names)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log
+from math import ceil, log
 
 import torch
 from torch import Tensor
@@ -50,9 +50,10 @@ class OhemLoss(CrossEntropyLoss):
         """Which pixels are hard, in the mask's shape."""
         nll = pixel_nll(head.logits, head.mask, Reading(self.ignore_index, sigmoid=self.multilabel))
         valid = head.valid
-        sorted_nll = nll.masked_fill(~valid, -1).flatten().sort(descending=True).values
+        most_kept = max(ceil(nll.numel() * self.min_kept), 1)
+        largest_nll = nll.masked_fill(~valid, -1).flatten().topk(most_kept).values
         # As a tensor: the number of valid pixels is not asked for on the host, which would wait for the device.
-        last_kept = (valid.sum() * self.min_kept).ceil().long() - 1
-        hardest = sorted_nll.gather(0, last_kept.clamp_min(0).unsqueeze(0))
+        last_kept = (valid.sum().double() * self.min_kept).ceil().long() - 1
+        hardest = largest_nll.gather(0, last_kept.clamp_min(0).unsqueeze(0))
         hardest = torch.where(last_kept >= 0, hardest, torch.inf)
         return valid & ((nll >= hardest) | (nll > -log(self.threshold)))

@@ -83,14 +83,16 @@ class ListedMetric:
             self._update_with_pixels(prediction.logits, decided, mask)
 
     def _update_with_pixels(self, logits: Tensor, predicted: Tensor, mask: Tensor) -> None:
-        given = predicted.long()
         if self.input == "probabilities":
             given = self.task.probabilities(resize_logits(logits, mask.shape[-2:]).float())
             given = given[:, 1] if self.second_class_only else given
-        given, truth = _channels_last(given), _channels_last(mask.long())
+        else:
+            given = predicted
+        given, truth = _channels_last(given), _channels_last(mask)
         valid_BHW = (truth != self.labels.ignore_index).view(*truth.shape[:3], -1).all(dim=-1)
         if valid_BHW.any():
-            self._give(given[valid_BHW], truth[valid_BHW])
+            given = given[valid_BHW]
+            self._give(given if given.is_floating_point() else given.long(), truth[valid_BHW].long())
 
     def _update_with_images(self, predicted: Tensor, mask: Tensor) -> None:
         valid = mask != self.labels.ignore_index

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from segkit.config.credentials import masked
+from segkit.run.machine import available_cores
 
 PACKAGES = (
     "segkit",
@@ -24,11 +25,6 @@ PACKAGES = (
 )
 
 GIT_TIMEOUT_S = 10.0
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def git_state(folder: Path, diff_to: Path | None = None, *, max_diff_bytes: int = 1_000_000) -> dict[str, str]:

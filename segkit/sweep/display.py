@@ -37,10 +37,9 @@ REFRESH_S = 1.0
 class SweepDisplay:
     """Lines for pipes and logs: what begins, one for each trial that ends, a summary."""
 
-    def __init__(self, sweep: Sweep, limit: int | None, num_slots: int, space: Space, console: Console) -> None:
+    def __init__(self, sweep: Sweep, limit: int | None, space: Space, console: Console) -> None:
         self.sweep = sweep
         self.limit = limit
-        self.num_slots = num_slots
         self.space = space
         self.console = console
         self.started = datetime.now()
@@ -201,10 +200,10 @@ class LiveSweepDisplay(SweepDisplay):
         return table
 
 
-def make_display(sweep: Sweep, limit: int | None, num_slots: int, space: Space) -> SweepDisplay:
+def make_display(sweep: Sweep, limit: int | None, space: Space) -> SweepDisplay:
     """The display that suits the terminal."""
     kind = LiveSweepDisplay if CONSOLE.is_terminal else SweepDisplay
-    return kind(sweep, limit, num_slots, space, CONSOLE)
+    return kind(sweep, limit, space, CONSOLE)
 
 
 def parameters_line(trial: FrozenTrial) -> str:

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial
 
 import segkit
 from segkit.config import instantiate
+from segkit.config.overrides import quoted
 from segkit.errors import UserError
 from segkit.sweep.best_config import unresolved
 from segkit.sweep.protocols import SweepRecord
@@ -28,7 +29,6 @@ from segkit.sweep.samplers import Grid, grid_points
 from segkit.sweep.search_space import Space, group_options
 from segkit.sweep.settings import SweepSettings
 from segkit.sweep.study import FOLDER, Sweep
-from segkit.sweep.values import quoted
 
 DRAWS = 16
 """How often a custom space is tried before the first trial."""

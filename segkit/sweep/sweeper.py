@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from segkit.config.credentials import hidden_in_override
 from segkit.config.masking import mask_in_place
+from segkit.config.overrides import quoted
 from segkit.errors import Interrupted, UserError
 from segkit.sweep import optuna_internals
 from segkit.sweep.claims import Claim, claim_of
@@ -45,7 +46,6 @@ from segkit.sweep.search_space import Space, read_space
 from segkit.sweep.settings import read, stored
 from segkit.sweep.study import FOLDER, PARTS, Sweep, open_sweep, quieten
 from segkit.sweep.trial_job import Outcome, TrialTask
-from segkit.sweep.values import quoted
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def sweep(config: DictConfig, context: HydraContext, task: TaskFunction, argumen
         slots,
         config,
         limit,
-        make_display(opened, limit, slots.count, space),
+        make_display(opened, limit, space),
         record,
         loader,
         Folders(opened, folder, config, loader),

@@ -12,6 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString, Transformer
 from hydra.errors import HydraException
 
+from segkit.config.overrides import quoted
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -73,11 +75,3 @@ def _is_read_as_itself(text: str) -> bool:
         return OverridesParser.create().parse_override(f"key={text}").value() == text
     except HydraException:
         return False
-
-
-def quoted(text: str) -> str:
-    """`text` as one quoted value of Hydra's override grammar."""
-    # A run of backslashes only counts as escapes in front of a quote.
-    escaped = re.sub(r"(\\*)(')", lambda match: match.group(1) * 2 + "\\'", text)
-    escaped = re.sub(r"(\\+)$", lambda match: match.group(1) * 2, escaped)
-    return f"'{escaped}'"

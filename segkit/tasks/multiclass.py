@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segkit.contracts import Batch, Counts, LabelSpace, Prediction, integer_mask
+from segkit.contracts import Batch, Counts, LabelSpace, Prediction, num_valid
 from segkit.logits import resized_argmax
 from segkit.metrics.scores import Scores, scores
 
@@ -36,7 +36,7 @@ class Multiclass:
         counts.update(decided, batch.targets.mask)
 
     def num_targets(self, batch: Batch) -> Tensor:
-        return (integer_mask(batch.targets.mask, self.labels.ignore_index) != self.labels.ignore_index).sum()
+        return num_valid(batch.targets.mask, self.labels.ignore_index)
 
     def scores(self, counts: Tensor) -> Scores:
         return scores(counts)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from segkit.cli.arguments import arranged, quoted, readable
+from segkit.cli.arguments import arranged, readable
 from segkit.cli.messages import as_text
-from segkit.config.overrides import parsed
+from segkit.config.overrides import parsed, quoted
 
 PATHS = [
     *("a%20b", "a?b", "a#b", "a=b", "a b", "a[1]", "a~b", "a$b", "ä/ö", "日本", "/x/a (1)", "a{b}", "a:b", "a;b"),

@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 import segkit.cli
 from segkit.cli import browse, evaluate
-from segkit.cli.arguments import arranged, quoted
+from segkit.cli.arguments import arranged
 from segkit.cli.init_dataset import with_folder_key
 from segkit.config import instantiate
+from segkit.config.overrides import quoted
 from segkit.config.recipe import Recipe
 from segkit.config.schema import (
     BrowseSettings,

@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 from optuna import Trial
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from segkit.config.overrides import with_null_listed
+from segkit.config.overrides import quoted, with_null_listed
 from segkit.errors import UserError
 from segkit.sweep.search_space import Space, describe, read_space
-from segkit.sweep.values import as_text, categories, quoted
+from segkit.sweep.values import as_text, categories
 
 
 def searched(*arguments: str, **params: object):

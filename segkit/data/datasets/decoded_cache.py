@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from segkit.contracts import Sample, SampleSource, UserError
 from segkit.data.datasets.source import Source
 from segkit.data.datasets.subsets import Pool, Subset
 from segkit.data.files.decode import READING_VERSION
+from segkit.run.machine import available_memory
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class MemoryStore:
     """
 
     def __init__(self, num_samples: int, capacity: int | None = None) -> None:
-        self.capacity = int(MEMORY_SHARE * _available_memory()) if capacity is None else capacity
+        self.capacity = int(MEMORY_SHARE * available_memory()) if capacity is None else capacity
         self.writes = True
         self._descriptor = os.memfd_create("segkit")
         # Where each record begins and how long it is; the last row is where the next one goes.
@@ -263,13 +263,3 @@ def _write_all(descriptor: int, parts: list[bytes | memoryview], start: int) -> 
         while done < len(part):
             done += os.pwrite(descriptor, part[done:], start + done)
         start += len(part)
-
-
-def _available_memory() -> int:
-    """Bytes that can be had without swapping, within the limit of the control group if there is one."""
-    available = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):
-        limit = int((group / "memory.max").read_text())
-        available = min(available, limit - int((group / "memory.current").read_text()))
-    return max(0, available)

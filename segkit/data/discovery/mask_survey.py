@@ -18,7 +18,7 @@ from segkit.contracts import DataError
 from segkit.data.discovery.class_names import Color
 from segkit.data.files.bounded import UnusableError
 from segkit.data.files.decode import read_color_mask, read_mask
-from segkit.run.provenance import available_cores
+from segkit.run.machine import available_cores
 
 MaskFormat = Literal["ids", "colors"]
 

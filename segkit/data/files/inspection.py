@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from segkit.data.files.bounded import UnusableError
 from segkit.data.files.file_list import MISSING, FileList
-from segkit.run.provenance import available_cores
+from segkit.run.machine import available_cores
 
 LIMIT = 20
 COLUMNS = 80

@@ -25,7 +25,7 @@ from segkit.data.statistics.sample_facts import Counted, SampleFacts
 from segkit.data.transforms.apply import read
 from segkit.data.workers.process import end_with
 from segkit.errors import RunFailure
-from segkit.run.provenance import available_cores
+from segkit.run.machine import available_cores
 
 CHUNK = 8
 """Samples that one call to a process counts: large against the cost of the call, small against what a kill loses."""
@@ -137,8 +137,10 @@ def _read_and_count(source: SampleSource, stamp: str, index: int, verify: bool) 
         problem = verification.mismatch(source, index, sample) if verify else None
         if problem is not None:
             return problem
-        found = {"verified": verify, "orientations": verification.orientations(source, index)}
-        return count_sample(sample, source.labels, stamp).model_copy(update=found)
+        facts = count_sample(sample, source.labels, stamp)
+        if not verify:
+            return facts
+        return facts.model_copy(update={"verified": True, "orientations": verification.orientations(source, index)})
     except UserError as problem:
         return str(problem)
 

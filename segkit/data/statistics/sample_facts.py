@@ -23,7 +23,7 @@ class SampleFacts(BaseModel):
         ignored: pixels that belong to no class; of multi-label masks, ignored entries.
         content: digest of the decoded image.
         sums, squares: of each image channel and of its square, of values in 0..1, or in units of their own.
-        orientations: of image and mask, 1..8 as in EXIF. 1: stored upright.
+        orientations: of image and mask, 1..8 as in EXIF. 1: stored upright, or, if not verified, not looked at.
         verified: whether a second read and a second decoder gave the same.
     """
 

@@ -2,7 +2,7 @@
 
 `class_sums` takes logits at their own stride and the full-size mask. It resizes a tile of logits at a time, adds
 up what the tile says, and forgets it; the backward pass makes each tile once more and takes its gradient straight back
-to the logits. What it computes, and its gradient, are those of `resizing.resize_logits` followed by the sums.
+to the logits. What it computes, and its gradient, are those of `logits.resize_logits` followed by the sums.
 
 A kernel for one kind of device (say, in Triton) has one place to go: `_ClassSums` calls `_forward` and `_backward`,
 which take and give plain tensors.

@@ -37,7 +37,7 @@ class Tile:
 
 
 class Resizing:
-    """The resizing of (B, C, h, w) logits to `size` = (H, W), as `resizing.resize_logits` does it, by tiles.
+    """The resizing of (B, C, h, w) logits to `size` = (H, W), as `logits.resize_logits` does it, by tiles.
 
     The tiles come in a fixed order and share buffers: what `tile` returns is valid until the next tile. Threads that
     work on tiles of their own each need a `sibling`.

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from segkit.config.types import Positive, Share
 from segkit.models.backbones.timm_backbone import FeatureInfo, pick
 from segkit.models.heads.pspnet import PyramidPooling
-from segkit.models.layers.head_blocks import conv_norm_relu, initialize
+from segkit.models.layers.head_blocks import conv_norm_relu, initialize, resize_like
 
 LEVELS = (4, 8, 16, 32)
 
@@ -60,11 +59,7 @@ class UPerHead(nn.Module):
         summed = self.pooling(levels[-1])
         pyramid = [summed]
         for level, lateral, smooth in zip(levels[-2::-1], self.laterals, self.smooths, strict=True):
-            summed = lateral(level) + _resize(summed, level)
+            summed = lateral(level) + resize_like(summed, level)
             pyramid.insert(0, smooth(summed))
-        joined_BChw = self.join(torch.cat([_resize(level, pyramid[0]) for level in pyramid], dim=1))
+        joined_BChw = self.join(torch.cat([resize_like(level, pyramid[0]) for level in pyramid], dim=1))
         return self.classifier(self.dropout(joined_BChw))
-
-
-def _resize(values: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(values, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from segkit.models.layers.atrous import AtrousConv2d
 from segkit.models.layers.batch_norm import BatchNorm2d
@@ -28,3 +29,8 @@ def initialize(head: nn.Module, classifier: nn.Conv2d) -> None:
     nn.init.normal_(classifier.weight, std=0.01)
     if classifier.bias is not None:
         nn.init.zeros_(classifier.bias)
+
+
+def resize_like(maps: Tensor, other: Tensor) -> Tensor:
+    """Maps (B, C, p, q) at the size of `other` (B, D, h, w), bilinear with pixel areas aligned."""
+    return F.interpolate(maps, size=other.shape[-2:], mode="bilinear", align_corners=False)

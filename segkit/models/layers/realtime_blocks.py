@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from segkit.models.layers.batch_norm import BatchNorm2d
 
@@ -39,11 +38,6 @@ def conv_norm_act(
 ) -> nn.Sequential:
     """`conv_norm` and an activation."""
     return conv_norm(in_channels, out_channels, kernel_size, stride=stride, groups=groups).append(act())
-
-
-def resize_like(maps: Tensor, other: Tensor) -> Tensor:
-    """Maps (B, C, p, q) at the size of `other` (B, D, h, w), bilinear with pixel areas aligned."""
-    return F.interpolate(maps, size=other.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def initialize(model: nn.Module, heads: Iterable[nn.Module]) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from segkit.contracts import Prediction
 from segkit.models.layers.batch_norm import BatchNorm2d
+from segkit.models.layers.head_blocks import resize_like
 from segkit.models.layers.normalization import Normalize
-from segkit.models.layers.realtime_blocks import conv_norm, conv_norm_act, initialize, resize_like
+from segkit.models.layers.realtime_blocks import conv_norm, conv_norm_act, initialize
 
 
 class Size(NamedTuple):
