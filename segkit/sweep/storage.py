@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import text
 
 from segkit.config.credentials import REFUSED, connectable, how_to_give, masked
+from segkit.config.sqlite_urls import for_sqlalchemy, sqlite_file
 from segkit.errors import UserError
 
 SQLITE_TIMEOUT_S = 120.0
@@ -74,7 +75,7 @@ def open_storage(url: str) -> BaseStorage:
     shown, url = masked(url), connectable(url, "hydra.sweeper.storage")
     refuse_code_in_studies()
     scheme, _, rest = url.partition("://")
-    path = Path(rest.removeprefix("/"))
+    path = sqlite_file(url) or Path(rest.removeprefix("/"))
     try:
         if scheme == "journal":
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ def open_storage(url: str) -> BaseStorage:
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
                 _make_sqlite(url, path)
-            sqlite = RDBStorage(_for_sqlalchemy(url), engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_S}})
+            sqlite = RDBStorage(for_sqlalchemy(url), engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_S}})
             return optuna.storages.get_storage(sqlite)
     except (StorageInternalError, SQLAlchemyError, ImportError, ValueError, RuntimeError, OSError) as error:
         reason = masked(str(error)).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -111,14 +112,9 @@ def _make_sqlite(url: str, path: Path) -> None:
     """Make a store aside and move it in place: killed in between, a store with half its tables opens no more."""
     fresh = path.with_name(f".{path.name}.fresh")
     fresh.unlink(missing_ok=True)
-    made = RDBStorage(_for_sqlalchemy(url.replace(str(path), str(fresh))))
+    made = RDBStorage(for_sqlalchemy(url.replace(str(path), str(fresh))))
     made.engine.dispose()
     fresh.replace(path)
-
-
-def _for_sqlalchemy(url: str) -> str:
-    """A URL whose file SQLAlchemy finds under the very name given, in which it takes ? and %20 for its own."""
-    return url.replace("%", "%25").replace("?", "%3F")
 
 
 @contextlib.contextmanager
@@ -132,7 +128,7 @@ def study_lock(storage: BaseStorage, url: str, study_name: str) -> Iterator[None
     backend: Any = getattr(storage, "_backend", storage)
     dialect = scheme.partition("+")[0]
     if dialect in ("sqlite", "journal"):
-        file = Path(rest.removeprefix("/"))
+        file = sqlite_file(url) or Path(rest.removeprefix("/"))
         digest = hashlib.sha256(study_name.encode()).hexdigest()[:16]
         with filelock.FileLock(file.with_name(f".{file.name}.{digest}.lock"), timeout=PATIENCE_S):
             yield

@@ -10,15 +10,12 @@ import numpy as np
 from segkit.contracts import DataError, UserError
 from segkit.data.datasets.source import palette
 from segkit.data.discovery.class_names import Color, NamedClass
+from segkit.data.discovery.listed_names import BINARY, LARGEST_VALUES, by_id, dark_and_bright, names_of_mapped, shortly
 from segkit.data.discovery.mask_survey import MaskFormat, Survey, rgb_of, runs, shown_values
 from segkit.data.discovery.unfit_masks import refuse_objects, refuse_palettes, refuse_soft_edges, refuse_two_codes
 
 NEAR = 16
 """A listed colour is near one in masks where no channel differs by more: likely one of the two is a slip."""
-BINARY: tuple[str, str] = ("background", "foreground")
-LARGEST_VALUES = (255, 65535)
-"""Of files of 8 and 16 bits: by custom they stand for what is not labelled."""
-SHOWN = 6
 
 
 @dataclass
@@ -82,9 +79,11 @@ def choose_labels(found: Survey, named: Sequence[NamedClass], said: Said) -> Lab
 def _thresholded(found: Survey, threshold: int, named: Sequence[NamedClass]) -> Labels:
     if found.mask_format != "ids" or max(found.values) > 255:
         raise UserError(f"threshold={threshold}: is for grey masks of 8 bits")
-    names = [entry.name for entry in named] if len(named) == 2 else list(BINARY)
+    notes: list[str] = []
+    names = dark_and_bright(named, notes)
     told = f"masks of grey values: {names[1]} from {threshold} on, {names[0]} below"
-    return Labels(names, palette(2), told, mapping={value: int(value >= threshold) for value in range(256)})
+    mapping = {value: int(value >= threshold) for value in range(256)}
+    return Labels(names, palette(2), told, mapping=mapping, notes=notes)
 
 
 def _mapped(found: Survey, mapping: Mapping[int, int], named: Sequence[NamedClass]) -> Labels:
@@ -98,12 +97,10 @@ def _mapped(found: Survey, mapping: Mapping[int, int], named: Sequence[NamedClas
     classes = sorted(set(mapping.values()) - {255})
     if classes != list(range(len(classes))):
         raise UserError(f"class_mapping: maps to {runs(classes)}; allowed: class ids from 0 on without a gap, and 255")
-    names = [entry.name for entry in named if not entry.is_ignored]
-    if len(names) != len(classes):
-        names = list(BINARY) if len(classes) == 2 else [f"class_{index}" for index in classes]
-    return Labels(
-        names, palette(len(classes)), f"masks of ids {runs(list(found.values))}, mapped", mapping=dict(mapping)
-    )
+    notes: list[str] = []
+    names = names_of_mapped(found, mapping, len(classes), named, notes)
+    told = f"masks of ids {runs(list(found.values))}, mapped"
+    return Labels(names, palette(len(classes)), told, mapping=dict(mapping), notes=notes)
 
 
 def _from_colors(found: Survey, named: Sequence[NamedClass], said: Said) -> Labels:
@@ -133,14 +130,14 @@ def _from_colors(found: Survey, named: Sequence[NamedClass], said: Said) -> Labe
             absent = [other for other in absent if other not in near]
             notes.append(f"{list(color)}, as in {found.example(_code(color)).name}, is not listed{near_by}")
     if absent:
-        notes.append(f"listed classes without a pixel: {_shortly([listed[color].name for color in absent])}")
+        notes.append(f"listed classes without a pixel: {shortly([listed[color].name for color in absent])}")
     order = [color for color in listed if color in colors or color in absent] + unlisted
     entries = {color: listed.get(color, NamedClass(_name_of(color, colors))) for color in order}
     ignored = _ignored_colors(entries, said)
     classes = [color for color in order if color not in ignored]
     told = f"masks in {len(colors)} colours"
     if ignored:
-        told += f", ignored: {_shortly([f'{entries[color].name} {list(color)}' for color in ignored])}"
+        told += f", ignored: {shortly([f'{entries[color].name} {list(color)}' for color in ignored])}"
     names = [entries[color].name for color in classes]
     return Labels(names, classes, told, mask_format="colors", ignore_colors=ignored, notes=notes)
 
@@ -177,7 +174,7 @@ def _ignored_colors(entries: Mapping[Color, NamedClass], said: Said) -> list[Col
         if isinstance(item, Sequence) and not isinstance(item, str):
             color = next((own for own in entries if list(own) == list(item)), None)
         if color is None:
-            shown = _shortly([f"{entry.name} {list(own)}" for own, entry in entries.items()], 12)
+            shown = shortly([f"{entry.name} {list(own)}" for own, entry in entries.items()], 12)
             raise UserError(f"ignore={item}: no colour or class of these masks; they hold {shown}")
         ignored.append(color)
     return ignored
@@ -187,7 +184,7 @@ def _from_ids(found: Survey, named: Sequence[NamedClass], said: Said) -> Labels:
     refuse_palettes(found, said.mask_format)
     values = list(found.values)
     notes: list[str] = []
-    given = _by_id(found, named, notes)
+    given = by_id(found, named, notes)
     refuse_soft_edges(found, given)
     if said.ignore is None:
         refuse_two_codes(found, given)
@@ -206,7 +203,7 @@ def _from_ids(found: Survey, named: Sequence[NamedClass], said: Said) -> Labels:
         if known and (unnamed := [value for value in values if value not in given and value not in ignored]):
             notes.append(f"ids without a listed name: {runs(unnamed)}, such as in {found.example(unnamed[0]).name}")
         if absent := [f"{value} {entry.name}" for value, entry in known.items() if value not in found.values]:
-            notes.append(f"listed classes without a pixel: {_shortly(absent)}")
+            notes.append(f"listed classes without a pixel: {shortly(absent)}")
     if ignored:
         told += f", ignored: {runs(sorted(ignored))}"
     ignore_index = 255 if len(raw) <= 255 else 65535
@@ -224,49 +221,6 @@ def _colors_of(raw: Sequence[int], known: Mapping[int, NamedClass], found: Surve
     own = [known[value].color if value in known else None for value in raw]
     shown = [color or found.palette.get(raw[place]) or made[place] for place, color in enumerate(own)]
     return shown if len(set(shown)) == len(shown) else made
-
-
-def _by_id(found: Survey, named: Sequence[NamedClass], notes: list[str]) -> dict[int, NamedClass]:
-    """The listed classes by the id in masks: by their own ids, by colours of the palette, or by their lines."""
-    values = list(found.values)
-    if named and all(entry.id is not None for entry in named):
-        given = {entry.id: entry for entry in named if entry.id is not None}
-        if given.keys() & found.values.keys():
-            return given
-        notes.append(f"listed are the ids {runs(sorted(given))}, and masks hold {runs(values)}: no name fits")
-        return {}
-    by_color = {entry.color: entry for entry in named if entry.color is not None}
-    if given := {value: by_color[color] for value, color in found.palette.items() if color in by_color}:
-        notes.append(f"names by the colours of the masks' palette: {_numbered(given)}")
-        return given
-    if not named:
-        return {}
-    lines = _line_ids(values, len(named), has_colors=bool(by_color))
-    if lines is None:
-        notes.append(
-            f"{len(named)} names are listed, and masks hold {runs(values)}: none is assigned, as it is open which is "
-            "which. A file with a line of id,name each does it: names=FILE"
-        )
-        return {}
-    given = dict(zip(lines, named, strict=True))
-    notes.append(f"names by their lines: {_numbered(given)}")
-    return given
-
-
-def _line_ids(values: Sequence[int], lines: int, *, has_colors: bool) -> Sequence[int] | None:
-    """The ids in masks of the lines of a list, counted from 0 or from 1; None where it is open.
-
-    More lines than ids are classes that no mask happens to hold; but of a table of colours, whose order need mean
-    nothing, the number has to be the same.
-    """
-    ids = [value for value in values if value not in LARGEST_VALUES]
-    if list(values) == [0, 255]:
-        return [0, 255] if lines == 2 else None
-    if not ids:
-        return None
-    if lines == ids[-1] + 1 or (lines > ids[-1] + 1 and not has_colors):
-        return range(lines)
-    return range(1, lines + 1) if ids == list(range(1, lines + 1)) else None
 
 
 def _ignored_ids(found: Survey, given: Mapping[int, NamedClass], said: Said, notes: list[str]) -> set[int]:
@@ -296,12 +250,3 @@ def _is_evenly_spaced(values: Sequence[int]) -> bool:
 def _is_in_a_row(ids: Sequence[int]) -> bool:
     """Whether ids look counted up from 0: half of those up to the last one occur."""
     return ids[:1] == [0] and len(ids) >= 0.5 * (ids[-1] + 1)
-
-
-def _numbered(given: Mapping[int, NamedClass]) -> str:
-    return _shortly([f"{value} {entry.name}" for value, entry in sorted(given.items())])
-
-
-def _shortly(names: Sequence[str], limit: int = SHOWN) -> str:
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

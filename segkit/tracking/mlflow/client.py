@@ -10,12 +10,12 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
 
 from segkit.config.credentials import REFUSED, connectable, how_to_give, masked
+from segkit.config.sqlite_urls import for_sqlalchemy, sqlite_file
 from segkit.run.record import Destination
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def connect(destination: Destination) -> tuple[MlflowClient, str]:
     make_client = import_mlflow()
     with _store_lock(destination):
         _probe(destination)
-        client = make_client(tracking_uri=_for_sqlalchemy(connectable(destination.uri, "tracker.uri")))
+        client = make_client(tracking_uri=for_sqlalchemy(connectable(destination.uri, "tracker.uri")))
         experiment = client.get_experiment_by_name(destination.experiment)
         if experiment is not None:
             return client, experiment.experiment_id
@@ -78,29 +78,6 @@ def _store_lock(destination: Destination) -> AbstractContextManager[object]:
         return nullcontext()
     file.parent.mkdir(parents=True, exist_ok=True)
     return filelock.FileLock(file.with_name(f".{file.name}.lock"))
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite URI; None for any other store."""
-    scheme, _, rest = uri.partition("://")
-    if scheme.partition("+")[0] != "sqlite":
-        return None
-    return Path(_path_and_query(rest.removeprefix("/"))[0])
-
-
-def _path_and_query(rest: str) -> tuple[str, str]:
-    """A ? without a = behind it is part of the path."""
-    path, _, query = rest.rpartition("?")
-    return (path, f"?{query}") if path and "=" in query else (rest, "")
-
-
-def _for_sqlalchemy(uri: str) -> str:
-    """`uri` with its file named so that SQLAlchemy, which takes ? and %20 for its own, finds the file of that name."""
-    if sqlite_file(uri) is None:
-        return uri
-    scheme, _, rest = uri.partition(":///")
-    path, query = _path_and_query(rest)
-    return f"{scheme}:///{path.replace('%', '%25').replace('?', '%3F')}{query}"
 
 
 def reason(error: BaseException, uri: str = "") -> str:

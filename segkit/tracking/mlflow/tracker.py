@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.config.credentials import MASK, connectable, hidden, holds_secret, masked
+from segkit.config.sqlite_urls import for_sqlalchemy, sqlite_file
 from segkit.errors import UserError
 from segkit.run.record import Destination, RunRecord, is_delivered, load_progress, load_record, save_record
 from segkit.tracking.follow import ATTEMPTS_AT_THE_END
 from segkit.tracking.follower_process import follower
-from segkit.tracking.mlflow.client import sqlite_file
 
 if TYPE_CHECKING:  # it imports PyTorch, and this module is imported before that
     from segkit.contracts import RunInfo
@@ -221,7 +221,7 @@ class MlflowTracker:
             uri = uri.replace(str(file), str(file.relative_to(Path.cwd())), 1)
         uri = uri.replace(f":{MASK}@", "@")
         return [
-            f"compare runs: mlflow ui --backend-store-uri {shlex.quote(uri)}",
+            f"compare runs: mlflow ui --backend-store-uri {shlex.quote(for_sqlalchemy(uri))}",
             f"open: http://127.0.0.1:5000/{page}",
         ]
 

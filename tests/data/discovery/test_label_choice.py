@@ -100,6 +100,51 @@ def test_masks_of_two_codes_are_asked_about(tmp_path: Path) -> None:
         chosen(tmp_path, *masks, mapping={0: 0, 255: 1})
 
 
+CRACK_FIRST = [NamedClass("crack", 1), NamedClass("background", 0)]
+WHITE_FIRST = [NamedClass("crack", color=(255, 255, 255)), NamedClass("background", color=BLACK)]
+
+
+@pytest.mark.parametrize("listed", [CRACK_FIRST, CRACK_FIRST[::-1], WHITE_FIRST, WHITE_FIRST[::-1]])
+def test_listed_ids_and_greys_go_before_the_order_of_lines(tmp_path: Path, listed: list[NamedClass]) -> None:
+    expected = ["background", "crack"]
+    high = 1 if listed[0].color is None else 255
+    for said in ({}, {"mapping": {0: 0, high: 1}}):
+        assert chosen(tmp_path, ids(0, high), named=listed, **said).names == expected
+    assert chosen(tmp_path, ids(0, high), named=listed, mapping={0: 1, high: 0}).names == expected[::-1]
+    labels = chosen(tmp_path, disc(), named=listed, threshold=128)
+    assert (labels.names, labels.told) == (expected, "masks of grey values: crack from 128 on, background below")
+
+
+def test_names_go_where_their_ids_are_mapped_to(tmp_path: Path) -> None:
+    listed = [NamedClass("road", 1), NamedClass("building", 2), NamedClass("bus", 3)]
+    mask = ids(0, 1, 2, 3)
+    assert chosen(tmp_path, mask, named=listed, mapping={0: 0, 1: 1, 2: 2, 3: 255}).names == [
+        "class_0", "road", "building"
+    ]  # fmt: skip
+    assert chosen(tmp_path, mask, named=listed, mapping={0: 255, 1: 1, 2: 0, 3: 1}).names == ["building", "road+bus"]
+    by_line = chosen(tmp_path, mask, named=names("a", "b"), mapping={0: 0, 1: 1, 2: 1, 3: 255})
+    assert (by_line.names, by_line.notes) == (["a", "b"], ["names by their lines: 0 a, 1 b"])
+    too_many = chosen(tmp_path, mask, named=names("a", "b", "c"), mapping={0: 0, 1: 1, 2: 1, 3: 255})
+    assert (too_many.names, too_many.notes) == (
+        ["background", "foreground"], ["3 names are listed for 2 classes: none is assigned"]
+    )  # fmt: skip
+
+
+def test_two_mapped_classes_are_background_and_foreground_only_if_0_stays_0(tmp_path: Path) -> None:
+    """In trimaps 1 is the animal."""
+    labels = chosen(tmp_path, ids(1, 2, 3), mapping={1: 0, 2: 1, 3: 255})
+    assert labels.names == ["class_0", "class_1"]
+
+
+def test_two_colours_that_black_and_white_masks_do_not_hold_name_nothing(tmp_path: Path) -> None:
+    listed = [NamedClass("crack", color=RED), NamedClass("background", color=BLACK)]
+    labels = chosen(tmp_path, ids(0, 255), named=listed)
+    assert labels.names == ["background", "foreground"]
+    assert "none is assigned" in labels.notes[0]
+    assert chosen(tmp_path, ids(0, 255), named=listed[::-1]).names == ["background", "crack"]
+    assert chosen(tmp_path, disc(), named=listed, threshold=128).names == ["background", "foreground"]
+
+
 @pytest.mark.parametrize(
     ("values", "listed", "expected"),
     [

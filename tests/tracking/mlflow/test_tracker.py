@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import logging
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -85,6 +86,24 @@ def test_the_end_says_what_to_type_and_which_address_shows_the_runs(
         f"open: http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning",
     ]
     assert max(map(len, caplog.messages)) <= 80
+
+
+def test_what_to_type_names_the_store_that_was_written(
+    run, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """SQLAlchemy would open the file `o u` of the folder's plain name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "o%20u?t=2").mkdir()
+    tracker = track(run, "sqlite:///o%20u?t=2/mlflow.db")
+    tracker.start(INFO)
+    run.train(1)
+    with caplog.at_level(logging.INFO):
+        tracker.finish("completed")
+    typed = shlex.split(caplog.messages[0].removeprefix("compare runs: "))
+    assert typed[:3] == ["mlflow", "ui", "--backend-store-uri"]
+    assert MlflowClient(typed[3]).get_experiment_by_name("segkit") is not None
+    assert (tmp_path / "o%20u?t=2" / "mlflow.db").exists()
+    assert not list(tmp_path.glob("o u*"))
 
 
 def test_a_resume_in_the_folder_is_the_same_mlflow_run(run, store: str):
